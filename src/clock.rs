@@ -1,0 +1,18 @@
+//! The one place that reads a clock.
+//!
+//! Decisions take time as an argument; deadlines are judged on the monotonic clock; dates are the database's.
+//! Under a paused tokio runtime `monotonic` stands still with it, so tests move time forward by hand.
+
+use chrono::{DateTime, Utc};
+
+/// Monotonic time, for time-outs and deadlines.
+#[expect(clippy::disallowed_methods, reason = "this is the one place")]
+pub fn monotonic() -> tokio::time::Instant {
+    tokio::time::Instant::now()
+}
+
+/// This machine's wall clock: for log lines and file names, never for a limit, a window or a deadline.
+#[expect(clippy::disallowed_methods, reason = "this is the one place")]
+pub fn wall() -> DateTime<Utc> {
+    Utc::now()
+}
