@@ -1,0 +1,318 @@
+-- The ledger: what outdial knows. Everything inside schema `outdial` is free to change; outsiders read schema `reporting`.
+--
+-- Locks are always taken in this order, so that no two statements wait for each other:
+--   1. the stop lock (advisory, see outdial.stop_lock), 2. limits by thing_no, 3. rows of jobs by job_no
+--   (work, reservations, live, attempts, jobs), 4. accounts, campaigns, agents, numbers, pool, classes.
+-- Every step of a worker is one autocommitted statement: a stopped worker can't sit on a lock.
+
+create schema outdial;
+
+-- One row that every worker polls: what it holds tells whether what the worker knows is still current.
+create table outdial.control (
+    only_row boolean primary key default true check (only_row),
+    routing_version bigint not null default 0,      -- rises with each `routing apply`; 0: none yet
+    epoch bigint not null default 0,                -- rises with each change of a state, pool, pause or version
+    kill_switch boolean not null default false,
+    changed_at timestamptz not null default now()
+);
+insert into outdial.control default values;
+
+-- The file as it was applied, and what was understood of it.
+create table outdial.routing_versions (
+    version bigint primary key,
+    applied_at timestamptz not null default now(),
+    applied_by text not null,
+    digest text not null,
+    source text not null,
+    settings jsonb not null
+);
+
+create table outdial.accounts (
+    name text primary key,
+    state text not null default 'active' check (state in ('active', 'paused')),
+    state_reason text,
+    state_since timestamptz not null default now(),
+    -- 429: nothing is sent before this; doubled by each 429 in a row.
+    backoff_until timestamptz,
+    busy_in_a_row int not null default 0,
+    -- Five unknowns in a row open the breaker; when its time is over one job is let through and the door shut behind it.
+    unknown_in_a_row int not null default 0,
+    breaker_until timestamptz,
+    event_seq bigint not null default 0
+);
+
+create table outdial.campaigns (
+    campaign_id text primary key,
+    state text not null default 'active' check (state in ('active', 'paused', 'canceled')),
+    state_reason text,
+    state_since timestamptz not null default now(),
+    brand text,                                     -- as the routing has it, for those who read
+    first_received_at timestamptz,
+    refused_in_a_row int not null default 0,        -- by the provider; five pause the campaign
+    event_seq bigint not null default 0
+);
+
+create table outdial.agents (
+    model_id text primary key,
+    account text not null,
+    name text,
+    state text not null default 'active' check (state in ('active', 'unavailable')),    -- unavailable: the provider answered 404
+    state_reason text,
+    pool_read_at timestamptz,                       -- the last good reading; null: never
+    pool_tried_at timestamptz,
+    pool_error text,
+    pool_shrunk jsonb,                              -- a reading that would drop more than half, waiting for a second that agrees
+    sync_wanted boolean not null default true
+);
+
+create table outdial.numbers (
+    number text primary key,
+    state text not null default 'active' check (state in ('active', 'warming', 'resting', 'quarantined', 'retired')),
+    state_reason text,
+    state_since timestamptz not null default now(),
+    brand text,
+    region text,
+    tags text[] not null default '{}',
+    event_seq bigint not null default 0
+);
+
+create table outdial.pool (
+    model_id text not null,
+    number text not null,
+    slug text,
+    sid text,
+    attached boolean not null default true,
+    changed_at timestamptz not null default now(),
+    primary key (model_id, number)
+);
+create index pool_by_number on outdial.pool (number);
+
+-- A limited thing: an account (1), a campaign (2), a number (3). Null: unlimited.
+-- `grants` is its log: the ordinal-th call let through may arrive at the provider from `slot` on, for `slack`.
+-- The next slot is the latest, over its windows of n calls in w, of: slot of the n-th last grant + w + slack.
+create table outdial.limits (
+    thing_no int generated always as identity primary key,
+    kind smallint not null check (kind in (1, 2, 3)),
+    key text not null,
+    per_second int check (per_second > 0),
+    per_minute int check (per_minute > 0),
+    per_hour int check (per_hour > 0),
+    per_day int check (per_day > 0),
+    concurrent int check (concurrent > 0),
+    last_ordinal bigint not null default 0,
+    last_slot timestamptz,
+    in_use int not null default 0,                  -- reservations and live calls
+    unique (kind, key)
+) with (fillfactor = 60);
+
+create table outdial.grants (
+    thing_no int not null,
+    ordinal bigint not null,
+    slot timestamptz not null,
+    primary key (thing_no, ordinal)
+);
+
+-- A worker process. A number is never given twice: it is the epoch that fences a worker that was taken for dead.
+create table outdial.workers (
+    worker_no bigint generated always as identity primary key,
+    host text not null,
+    pid int not null,
+    version text not null,
+    started_at timestamptz not null default now(),
+    lease_until timestamptz not null,
+    ended_at timestamptz
+);
+
+-- Work of which one worker at a time is enough (outbox, polling, pools, upkeep). Correctness never rests on it.
+create table outdial.duties (
+    name text primary key,
+    worker_no bigint not null,
+    until timestamptz not null
+);
+
+-- Idempotency keys outlive the records: digests of the job id and of its content.
+create table outdial.job_keys (
+    id_digest uuid not null primary key,
+    content_digest uuid not null,
+    job_no bigint not null
+) partition by hash (id_digest);
+do $$ begin
+    for i in 0..7 loop
+        execute format('create table outdial.job_keys_%s partition of outdial.job_keys for values with (modulus 8, remainder %s)', i, i);
+    end loop;
+end $$;
+
+-- The inputs of a routing decision: jobs of one class are decided alike, under whatever rules hold at the time,
+-- so that a change of rules, pool or states touches no job.
+create table outdial.classes (
+    class_no int generated always as identity primary key,
+    campaign_id text not null,
+    model_id text,                                  -- as the publisher gave it; null: the campaign's
+    brand text,                                     -- likewise
+    region text,
+    country text,
+    area text,
+    pinned text,                                    -- the publisher's own from_phone_number
+    sticky text,                                    -- jobs parked on the number that their callee knows
+    unique nulls not distinct (campaign_id, model_id, brand, region, country, area, pinned, sticky),
+    -- What dispatch last said of it.
+    reason text not null default 'queued',
+    due_at timestamptz,
+    decided_at timestamptz
+) with (fillfactor = 70);
+
+create sequence outdial.job_no;
+
+create table outdial.jobs (
+    job_no bigint primary key,
+    job_id text not null,
+    campaign_id text not null,
+    class_no int not null,
+    phone text not null,
+    name text not null,
+    region text,
+    brand text,
+    model_id text,
+    from_phone_number text,
+    content jsonb not null default '{}',            -- custom_variables, prompt, greeting, lead_email, lead_timezone, consent
+    metadata jsonb,
+    priority smallint not null,
+    not_before timestamptz,
+    expires_at timestamptz not null,
+    received_at timestamptz not null,
+    traceparent text,
+    state text not null,
+    reason text,
+    due_at timestamptz,
+    attempts smallint not null default 0,           -- tries begun
+    placed smallint not null default 0,             -- tries that the provider accepted
+    finished_at timestamptz,
+    event_seq int not null default 0
+) with (fillfactor = 75);
+create index jobs_by_id on outdial.jobs (job_id);
+create index jobs_by_campaign on outdial.jobs (campaign_id, state);
+
+-- The work list: jobs that wait, apart from their records. A job stands in exactly one of
+-- work (waiting), reservations (has a slot), live (has an attempt that hasn't ended), or is over.
+create table outdial.work (
+    job_no bigint primary key,
+    class_no int not null,
+    rank smallint not null,                         -- 9 - priority: the smallest goes first
+    ready_at timestamptz,                           -- null: now. Only true dates stand here, never a guess at capacity
+    expires_at timestamptz not null
+);
+create index work_ready on outdial.work (class_no, rank, job_no) where ready_at is null;
+create index work_dated on outdial.work (ready_at) where ready_at is not null;
+create index work_expiry on outdial.work (expires_at);
+
+-- A slot in time, at most the horizon ahead, made for one job by one worker under one routing version.
+create table outdial.reservations (
+    job_no bigint primary key,
+    worker_no bigint not null,
+    class_no int not null,
+    rank smallint not null,
+    expires_at timestamptz not null,
+    campaign_id text not null,
+    account text not null,
+    number text,                                    -- null: the agent's own default
+    number_thing int,
+    campaign_thing int not null,
+    account_thing int not null,
+    slot timestamptz not null,
+    routing_version bigint not null
+);
+create index reservations_by_worker on outdial.reservations (worker_no);
+
+create table outdial.attempts (
+    job_no bigint not null,
+    attempt_no smallint not null,
+    attempt_id uuid not null,
+    worker_no bigint not null,
+    campaign_id text not null,
+    account text not null,
+    model_id text not null,
+    brand text,
+    phone text not null,
+    region text,
+    from_phone_number text,
+    routing_version bigint not null,
+    rule text,
+    decision jsonb not null,
+    state text not null,
+    disposition text,
+    reason text,
+    call_id text,
+    http_status smallint,
+    provider_status text,
+    end_reason text,
+    provider_error text,
+    from_phone_number_reported text,
+    caller_id_verified boolean,
+    dry_run boolean not null default false,
+    slot timestamptz not null,
+    submitted_at timestamptz not null,
+    placed_at timestamptz,
+    ended_at timestamptz,
+    duration_s int,
+    recording_url text,
+    primary key (job_no, attempt_no)
+) with (fillfactor = 75);
+create index attempts_by_id on outdial.attempts (attempt_id);
+
+-- Attempts that haven't ended: small, so that polling, take-over and evidence don't search the records.
+create table outdial.live (
+    attempt_id uuid primary key,
+    job_no bigint not null,
+    attempt_no smallint not null,
+    worker_no bigint not null,
+    state text not null check (state in ('submitting', 'placed', 'unknown')),
+    call_id text,
+    account text not null,
+    model_id text not null,
+    class_no int not null,
+    rank smallint not null,
+    expires_at timestamptz not null,
+    campaign_id text not null,
+    number text,
+    number_thing int,
+    campaign_thing int not null,
+    account_thing int not null,
+    slot timestamptz not null,
+    since timestamptz not null                      -- of the state
+) with (fillfactor = 75);
+create index live_by_agent on outdial.live (account, model_id, state);
+create index live_by_worker on outdial.live (worker_no) where state = 'submitting';
+
+-- The number that a callee knows: per (model_id, brand, phone), 90 days from its last use.
+create table outdial.sticky (
+    model_id text not null,
+    brand text not null,                            -- '' for none
+    phone text not null,
+    number text not null,
+    until timestamptz not null,
+    job_no bigint not null,                         -- the job it was made for
+    primary key (model_id, brand, phone)
+);
+
+-- Events to be published; a row goes when the broker has confirmed it. Ids are drawn under the subject's row lock,
+-- so that their order is the order of what happened to the subject.
+create table outdial.outbox (
+    id bigint generated always as identity primary key,
+    type text not null,
+    subject text not null,
+    sequence bigint not null,
+    time timestamptz not null default clock_timestamp(),
+    data jsonb not null,
+    traceparent text
+);
+
+-- Who stops something (pause, detach, rest, kill switch, new rules) holds this lock alone while it commits;
+-- who authorises a call holds it in common. So nothing is authorised after a stop has committed.
+create function outdial.stop_lock() returns void language sql as
+$$ select pg_advisory_xact_lock(1869968484, 1) $$;
+create function outdial.go_lock() returns void language sql as
+$$ select pg_advisory_xact_lock_shared(1869968484, 1) $$;
+
+-- To be called under the stop lock, in the transaction that changes something workers must know.
+create function outdial.raise_epoch() returns bigint language sql as
+$$ update outdial.control set epoch = epoch + 1, changed_at = clock_timestamp() returning epoch $$;
