@@ -1,0 +1,168 @@
+#!/bin/sh
+# Installs the PostgreSQL and RabbitMQ programs that `make demo` and `make test` need, from the distribution, and
+# only those that are missing. It starts no service, creates no database cluster, enables nothing at boot, and
+# leaves alone whatever is installed or running already. With everything there it returns at once.
+#
+# DATABASE_URL or AMQP_URL set: that server is the user's own, and nothing is installed for it.
+# The programs are looked for where src/local/ looks for them: keep the two alike.
+set -eu
+
+postgres_min=13
+lock_wait_s=300
+policy=/usr/sbin/policy-rc.d
+policy_kept=/usr/sbin/policy-rc.d.kept-by-outdial
+cluster_dir=/etc/postgresql-common/createcluster.d
+cluster_conf=$cluster_dir/zz-outdial.conf
+
+say() { printf '%s\n' "install.sh: $*" >&2; }
+
+postgres_there() {
+    for initdb in /usr/lib/postgresql/*/bin/initdb; do
+        bin=${initdb%/initdb}
+        major=${bin#/usr/lib/postgresql/}
+        major=${major%%[!0-9]*}
+        [ -x "$initdb" ] && [ -x "$bin/postgres" ] && [ "${major:-0}" -ge "$postgres_min" ] && return 0
+    done
+    command -v initdb >/dev/null 2>&1 && command -v postgres >/dev/null 2>&1 || return 1
+    major=$(postgres -V | sed 's/[^0-9]*\([0-9]*\).*/\1/')
+    [ "${major:-0}" -ge "$postgres_min" ]
+}
+
+rabbitmq_there() {
+    # Never the wrapper in /usr/sbin: it switches user and sets HOME to the system broker's.
+    for server in /usr/lib/rabbitmq/bin/rabbitmq-server /usr/lib/rabbitmq/lib/*/sbin/rabbitmq-server \
+        /opt/rabbitmq/sbin/rabbitmq-server /opt/homebrew/opt/rabbitmq/sbin/rabbitmq-server \
+        /usr/local/opt/rabbitmq/sbin/rabbitmq-server; do
+        [ -x "$server" ] && return 0
+    done
+    return 1
+}
+
+find_missing() {
+    missing=
+    [ -n "${DATABASE_URL:-}" ] || postgres_there || missing=postgresql
+    [ -n "${AMQP_URL:-}" ] || rabbitmq_there || missing="${missing:+$missing }rabbitmq-server"
+}
+
+cannot() {
+    say "cannot install by itself: $1"
+    say "what is missing: $missing"
+    case $missing in *postgresql*) say "  PostgreSQL server $postgres_min or newer (Debian and Ubuntu: postgresql)" ;; esac
+    case $missing in *rabbitmq*) say "  RabbitMQ 3.10 or newer (Debian and Ubuntu: rabbitmq-server)" ;; esac
+    if command -v apt-get >/dev/null 2>&1; then
+        say "as root, run:  $0    or:  apt-get install --no-install-recommends $missing"
+    fi
+    say "or name servers of your own with DATABASE_URL and AMQP_URL"
+    exit 1
+}
+
+# One enabled unit or boot script a line; what is new after the install is switched off again.
+enabled_links() {
+    find /etc/systemd /etc/rc[0-6S].d -type l \( -path '/etc/systemd/*' -o -name 'S*' \) 2>/dev/null | LC_ALL=C sort
+}
+
+disable_new() {
+    enabled_links | LC_ALL=C comm -13 "$work/enabled" - | while read -r link; do
+        case $link in
+        /etc/rc*) # S01name
+            name=${link##*/S[0-9][0-9]}
+            update-rc.d "$name" disable ;;
+        *)
+            unit=${link##*/}
+            ! command -v deb-systemd-helper >/dev/null || deb-systemd-helper disable "$unit"
+            ! command -v systemctl >/dev/null || systemctl disable "$unit" ;;
+        esac >>"$work/disable.log" 2>&1 </dev/null || : # judged below by what is left
+    done
+    left=$(enabled_links | LC_ALL=C comm -13 "$work/enabled" -)
+    [ -z "$left" ] || { say "still enabled at boot, switch off by hand:" $left; return 1; }
+}
+
+# Debian's packages start their services when installed, unless this file forbids it.
+forbid_start() {
+    if [ -e "$policy" ] || [ -L "$policy" ]; then mv "$policy" "$policy_kept"; fi
+    printf '#!/bin/sh\n# put here by outdial for the length of an install\nexit 101\n' >"$policy"
+    chmod 755 "$policy"
+    case $missing in
+    *postgresql*)
+        [ -d "$cluster_dir" ] || { mkdir -p "$cluster_dir" && : >"$work/made_cluster_dir"; }
+        echo 'create_main_cluster = false' >"$cluster_conf" ;;
+    esac
+}
+
+# Also mends what an earlier run left that was killed outright.
+allow_start() {
+    if grep -qs 'put here by outdial' "$policy"; then rm -f "$policy"; fi
+    if [ -e "$policy_kept" ] || [ -L "$policy_kept" ]; then mv "$policy_kept" "$policy"; fi
+    rm -f "$cluster_conf"
+    [ ! -e "$work/made_cluster_dir" ] || rmdir "$cluster_dir" 2>/dev/null || :
+}
+
+cleanup() {
+    status=$?
+    trap '' INT TERM HUP
+    trap - EXIT
+    disable_new || status=1
+    allow_start
+    rm -rf "$work"
+    exit "$status"
+}
+
+# needrestart (Ubuntu) would restart other people's services after an install.
+apt() {
+    DEBIAN_FRONTEND=noninteractive NEEDRESTART_SUSPEND=1 NEEDRESTART_MODE=l apt-get -q -y \
+        -o DPkg::Lock::Timeout="$lock_wait_s" -o Dpkg::Options::=--force-confold "$@" </dev/null >&2
+}
+
+# The lock on the package lists is not covered by DPkg::Lock::Timeout everywhere.
+update_lists() {
+    tries=10
+    until apt update; do
+        tries=$((tries - 1))
+        [ "$tries" -gt 0 ] || return 1
+        say "apt-get update failed; again in 5 s ($tries tries left)"
+        sleep 5
+    done
+}
+
+install_missing() {
+    # shellcheck disable=SC2086  # a list of package names
+    if apt-get -s --no-install-recommends install $missing >/dev/null 2>&1 &&
+        apt --no-install-recommends install $missing; then
+        return 0
+    fi
+    # No lists yet, or so old that the files are gone from the mirror.
+    update_lists || say "apt-get update failed; trying with the lists there are"
+    # shellcheck disable=SC2086
+    apt --no-install-recommends install $missing
+}
+
+find_missing
+[ -n "$missing" ] || exit 0
+
+command -v apt-get >/dev/null 2>&1 || cannot "this system has no apt-get"
+if [ "$(id -u)" -ne 0 ]; then
+    command -v sudo >/dev/null 2>&1 || cannot "not root, and there is no sudo"
+    say "installing $missing with sudo"
+    # Without a terminal sudo can't ask for a password.
+    sudo -n true 2>/dev/null || { [ -t 0 ] && sudo -v; } || cannot "not root, and sudo is refused"
+    exec sudo DATABASE_URL="${DATABASE_URL:+set}" AMQP_URL="${AMQP_URL:+set}" sh "$0" "$@"
+fi
+
+# Two runs side by side: the second waits, and then finds nothing to do.
+exec 9>/run/outdial-install.lock
+flock -w "$lock_wait_s" 9 || cannot "another install has not ended within $lock_wait_s s"
+find_missing
+[ -n "$missing" ] || exit 0
+
+say "installing $missing (starting no service)"
+umask 022
+work=$(mktemp -d)
+enabled_links >"$work/enabled"
+allow_start
+trap cleanup EXIT
+trap 'exit 130' INT
+trap 'exit 143' TERM HUP
+forbid_start
+install_missing 9>&- || { say "apt-get could not install $missing; its own message is above"; exit 1; }
+find_missing
+[ -z "$missing" ] || cannot "installed, but still not found"
