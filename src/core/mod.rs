@@ -1,5 +1,9 @@
 //! Pure decisions: no tokio, sqlx, lapin, reqwest or axum; no clock and no randomness (they are arguments).
 
+pub mod call;
+pub mod ending;
 pub mod ids;
+pub mod outcome;
 pub mod phone;
 pub mod states;
+pub mod text;

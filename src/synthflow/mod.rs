@@ -1,1 +1,14 @@
-//! (room to be filled)
+//! The provider: the only room that speaks HTTP outward.
+//!
+//! [`Client`] asks and reads; what an answer means is decided in [`crate::core::outcome`] and
+//! [`crate::core::ending`].
+
+pub mod client;
+mod gate;
+mod records;
+#[cfg(test)]
+mod records_tests;
+#[cfg(test)]
+mod wire_tests;
+
+pub use client::{Client, ClientConfig, ClientError};

@@ -1,0 +1,113 @@
+//! The last check before a request's first byte.
+//!
+//! The HTTP library connects, waits for a free connection and only then asks for the body, before it writes
+//! anything: a small request is buffered whole (head and body) and written at once. So the body is where the deadline
+//! is judged, and whether it was handed over tells for certain whether the request can have left.
+
+use std::fmt;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU8, Ordering};
+use std::task::{Context, Poll};
+
+use bytes::Bytes;
+use http_body::{Body, Frame, SizeHint};
+use tokio::time::Instant;
+
+use crate::clock;
+
+const OPEN: u8 = 0;
+/// The body was handed to the connection: the request may have left.
+const PASSED: u8 = 1;
+/// Nothing was handed over, and nothing will be.
+const SHUT: u8 = 2;
+
+/// The sender's end. Shutting it and handing the body over exclude each other, so that a request given up on can't
+/// slip out afterwards.
+#[derive(Debug, Clone)]
+pub struct Gate(Arc<State>);
+
+#[derive(Debug)]
+struct State {
+    phase: AtomicU8,
+    send_before: Instant,
+}
+
+impl Gate {
+    pub fn new(send_before: Instant) -> Self {
+        Self(Arc::new(State { phase: AtomicU8::new(OPEN), send_before }))
+    }
+
+    pub fn body(&self, bytes: Bytes) -> GatedBody {
+        GatedBody { gate: self.clone(), bytes: Some(bytes) }
+    }
+
+    /// Shuts the gate; true if nothing has passed it, ever.
+    pub fn shut(&self) -> bool {
+        self.leave_open_for(SHUT) != PASSED
+    }
+
+    /// Whether the deadline has passed.
+    pub fn is_late(&self) -> bool {
+        clock::monotonic() >= self.0.send_before
+    }
+
+    fn pass(&self) -> Result<(), GateShut> {
+        if self.is_late() {
+            self.shut();
+            return Err(GateShut);
+        }
+        match self.leave_open_for(PASSED) {
+            PASSED => Ok(()),
+            _ => Err(GateShut),
+        }
+    }
+
+    /// Moves on from `OPEN`, if it still is; gives the phase that holds then.
+    fn leave_open_for(&self, next: u8) -> u8 {
+        match self.0.phase.compare_exchange(OPEN, next, Ordering::AcqRel, Ordering::Acquire) {
+            Ok(_) => next,
+            Err(phase) => phase,
+        }
+    }
+}
+
+/// The body's error when it was asked for too late.
+#[derive(Debug)]
+pub struct GateShut;
+
+impl fmt::Display for GateShut {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("given up before the first byte")
+    }
+}
+
+impl std::error::Error for GateShut {}
+
+/// A request body that is handed over at most once, and only before the deadline.
+#[derive(Debug)]
+pub struct GatedBody {
+    gate: Gate,
+    bytes: Option<Bytes>,
+}
+
+impl Body for GatedBody {
+    type Data = Bytes;
+    type Error = GateShut;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        _cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, GateShut>>> {
+        let Some(bytes) = self.bytes.take() else { return Poll::Ready(None) };
+        Poll::Ready(Some(self.gate.pass().map(|()| Frame::data(bytes))))
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.bytes.is_none()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        SizeHint::with_exact(self.bytes.as_ref().map_or(0, |b| b.len() as u64))
+    }
+}
