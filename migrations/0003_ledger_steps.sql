@@ -1,0 +1,752 @@
+-- What workers do to the ledger: each function is one autocommitted statement of theirs. Inside, a first step takes
+-- the locks (in the order written in 0001) and the next one, with a snapshot taken after, reads what they guard.
+
+create index attempts_by_time on outdial.attempts using brin (submitted_at);
+
+-- Which account keys worked for which worker: an account is paused when no living worker has one that does.
+create table outdial.worker_keys (
+    worker_no bigint not null,
+    account text not null,
+    works boolean not null,
+    checked_at timestamptz not null default now(),
+    primary key (worker_no, account)
+);
+
+create function outdial.wants(p_events text[], p_type text) returns boolean language sql immutable as
+$$ select p_events is null or p_type = any (p_events) $$;
+
+-- The first sight of campaigns: they get their defaults.
+create function outdial.see_campaigns(p_campaign text[]) returns void language plpgsql as $$
+begin
+    insert into outdial.limits (kind, key)
+    select 2, c from unnest(p_campaign) c order by c
+    on conflict (kind, key) do nothing;
+    insert into outdial.campaigns (campaign_id, first_received_at)
+    select c, clock_timestamp() from unnest(p_campaign) c order by c
+    on conflict (campaign_id) do update set first_received_at = excluded.first_received_at
+    where campaigns.first_received_at is null;
+end $$;
+
+-- Jobs from the broker, in order of receipt. Answers in the same order: new, duplicate or conflict.
+-- Running it again with the same jobs changes nothing, so a commit whose outcome got lost is simply repeated.
+create function outdial.accept(
+    p_id_digest uuid[], p_content_digest uuid[], p_job_id text[], p_campaign text[], p_class int[], p_phone text[],
+    p_name text[], p_region text[], p_brand text[], p_model text[], p_from text[], p_content jsonb[], p_metadata jsonb[],
+    p_priority smallint[], p_not_before timestamptz[], p_expires timestamptz[], p_received timestamptz[],
+    p_traceparent text[], p_events text[]
+) returns table (receipt text) language plpgsql as $$
+#variable_conflict use_column
+declare
+    v_no bigint[] := array(select nextval('outdial.job_no') from generate_series(1, cardinality(p_job_id)));
+    v_now timestamptz := clock_timestamp();
+begin
+    with sent as materialized (
+        select * from unnest(v_no, p_id_digest, p_content_digest, p_job_id, p_campaign, p_class, p_phone, p_name, p_region,
+                             p_brand, p_model, p_from, p_content, p_metadata, p_priority, p_not_before, p_expires, p_received, p_traceparent)
+            as s(job_no, id_digest, content_digest, job_id, campaign_id, class_no, phone, name, region,
+                 brand, model_id, from_phone_number, content, metadata, priority, not_before, expires_at, received_at, traceparent)
+    ), fresh as (
+        -- Sorted, so that two batches with keys in common don't wait for each other in a ring.
+        insert into outdial.job_keys (id_digest, content_digest, job_no)
+        select id_digest, content_digest, job_no from sent order by id_digest
+        on conflict (id_digest) do nothing
+        returning job_no
+    ), judged as (
+        select s.*, case when s.expires_at <= v_now then 'expired' else 'waiting' end as state,
+               case when s.expires_at <= v_now then 'expired' when s.not_before > v_now then 'not_before' else 'queued' end as reason
+        from sent s join fresh f using (job_no)
+    ), recorded as (
+        insert into outdial.jobs (job_no, job_id, campaign_id, class_no, phone, name, region, brand, model_id, from_phone_number,
+                                  content, metadata, priority, not_before, expires_at, received_at, traceparent,
+                                  state, reason, due_at, finished_at, event_seq)
+        select job_no, job_id, campaign_id, class_no, phone, name, region, brand, model_id, from_phone_number,
+               coalesce(content, '{}'), metadata, priority, not_before, expires_at, received_at, traceparent,
+               state, reason, case when reason = 'not_before' then not_before end,
+               case when state = 'expired' then v_now end, 2
+        from judged order by job_no
+    ), listed as (
+        insert into outdial.work (job_no, class_no, rank, ready_at, expires_at)
+        select job_no, class_no, 9 - priority, case when reason = 'not_before' then not_before end, expires_at
+        from judged where state = 'waiting' order by job_no
+    )
+    insert into outdial.outbox (type, subject, sequence, data, traceparent)
+    select e.type, j.job_id, e.sequence,
+           jsonb_strip_nulls(jsonb_build_object('job_id', j.job_id, 'campaign_id', j.campaign_id, 'reason', e.reason,
+                                                'due_at', e.due_at, 'metadata', j.metadata)), j.traceparent
+    from judged j cross join lateral (
+        values ('job.accepted', 1, null::text, null::timestamptz),
+               (case j.reason when 'expired' then 'job.expired' when 'not_before' then 'job.waiting' end, 2, j.reason,
+                case when j.reason = 'not_before' then j.not_before end)
+    ) e(type, sequence, reason, due_at)
+    where e.type is not null and outdial.wants(p_events, e.type)
+    order by j.job_no, e.sequence;
+
+    return query
+    select case when k.job_no = s.job_no then 'new' when k.content_digest = s.content_digest then 'duplicate' else 'conflict' end
+    from unnest(v_no, p_id_digest, p_content_digest) with ordinality s(job_no, id_digest, content_digest, ord)
+    join outdial.job_keys k using (id_digest) order by s.ord;
+end $$;
+
+-- Slots for jobs, in the order given (best first), each with the number chosen for it.
+--
+-- A slot is at most p_horizon after p_lead from now; a job that can't have one gets the reason and, where it is known,
+-- when there is room. Within one statement at most n grants are made to a thing with a window of n calls: so each
+-- slot depends only on grants that stand in the log already, and the batch is computed as a whole. Jobs are ranked
+-- within their number, those that have a slot there within their campaign, then within their account, each time in order
+-- of the slot so far; so the slots of every log rise with its ordinals, and the r-th of a log is never earlier than the
+-- windows allow its r-th to be.
+create function outdial.reserve(
+    p_worker bigint, p_version bigint, p_lead interval, p_horizon interval, p_slack interval,
+    p_job bigint[], p_campaign text[], p_account text[], p_number text[],
+    p_sticky_model text[], p_sticky_brand text[], p_sticky_was text[]
+) returns table (
+    job_no bigint, slot timestamptz, refused text, next_at timestamptz,
+    job_id text, phone text, name text, content jsonb, traceparent text, waited text, received_at timestamptz
+) language plpgsql as $$
+#variable_conflict use_column
+declare
+    v_now timestamptz;
+    v_until timestamptz;
+    v_things int[];
+    v_probe text[];
+    v_sticky boolean := exists (select 1 from unnest(p_sticky_model) m where m is not null);
+begin
+    if not exists (select 1 from outdial.control c where c.routing_version = p_version and not c.kill_switch) then
+        return query select j, null::timestamptz, 'stale', null::timestamptz, null::text, null::text, null::text,
+                            null::jsonb, null::text, null::text, null::timestamptz from unnest(p_job) j;
+        return;
+    end if;
+
+    select array_agg(distinct l.thing_no) into v_things
+    from (select 1::smallint kind, a key from unnest(p_account) a union select 2, c from unnest(p_campaign) c
+          union select 3, n from unnest(p_number) n where n is not null) k
+    join outdial.limits l on l.kind = k.kind and l.key = k.key;
+    perform 1 from outdial.limits l where l.thing_no = any (v_things) order by l.thing_no for update;
+
+    v_now := clock_timestamp();
+    v_until := v_now + interval '90 days';
+
+    if v_sticky then
+        -- A number that the decision found no longer eligible gives way; otherwise who came first keeps it.
+        delete from outdial.sticky s
+        using unnest(p_sticky_model, p_sticky_brand, p_sticky_was, p_number, p_job) a(model, brand, was, number, job)
+        join outdial.jobs j on j.job_no = a.job
+        where s.model_id = a.model and s.brand = a.brand and s.phone = j.phone
+          and ((s.number = a.was and a.was <> a.number) or s.until < v_now);
+        insert into outdial.sticky (model_id, brand, phone, number, until, job_no)
+        select distinct on (a.model, a.brand, j.phone) a.model, a.brand, j.phone, a.number, v_until, a.job
+        from unnest(p_sticky_model, p_sticky_brand, p_number, p_job) with ordinality a(model, brand, number, job, ord)
+        join outdial.jobs j on j.job_no = a.job
+        where a.model is not null and a.number is not null
+        order by a.model, a.brand, j.phone, a.ord
+        on conflict (model_id, brand, phone) do nothing;
+    end if;
+
+    with due as (
+        update outdial.accounts a set breaker_until = v_now + interval '30 seconds'
+        where a.name = any (p_account) and a.unknown_in_a_row >= 5 and a.breaker_until <= v_now
+        returning a.name
+    ) select array_agg(name) into v_probe from due;
+
+    return query
+    with taken as materialized (
+        select w.* from outdial.work w
+        where w.job_no = any (p_job) and w.ready_at is null order by w.job_no for update skip locked
+    ), cand as materialized (
+        select a.ord, a.job, t.class_no, t.rank, t.expires_at, a.campaign, a.account, a.number,
+               n.thing_no n_no, n.last_ordinal n_last, n.last_slot n_slot0, n.concurrent - n.in_use n_room,
+               n.per_second n1, n.per_minute n2, n.per_hour n3, n.per_day n4,
+               c.thing_no c_no, c.last_ordinal c_last, c.last_slot c_slot0, c.concurrent - c.in_use c_room,
+               c.per_second c1, c.per_minute c2, c.per_hour c3, c.per_day c4,
+               x.thing_no x_no, x.last_ordinal x_last, x.last_slot x_slot0, x.concurrent - x.in_use x_room,
+               x.per_second x1, x.per_minute x2, x.per_hour x3, x.per_day x4,
+               case when c.thing_no is null or x.thing_no is null or acc.name is null
+                         or (a.number is not null and n.thing_no is null) then 'no_limits'
+                    when t.expires_at <= v_now then 'expired'
+                    when acc.state <> 'active' then 'account_paused'
+                    when acc.backoff_until > v_now then 'account_limit'
+                    when acc.unknown_in_a_row >= 5
+                         and not (acc.name = any (coalesce(v_probe, '{}'))
+                                  and row_number() over (partition by a.account order by a.ord) = 1) then 'provider_unavailable'
+                    when a.sticky_model is not null and s.number is distinct from a.number then 'sticky'
+               end as barred,
+               case when acc.backoff_until > v_now then acc.backoff_until
+                    when acc.unknown_in_a_row >= 5 then acc.breaker_until end as barred_until
+        from unnest(p_job, p_campaign, p_account, p_number, p_sticky_model, p_sticky_brand) with ordinality
+             a(job, campaign, account, number, sticky_model, sticky_brand, ord)
+        join taken t on t.job_no = a.job
+        left join outdial.limits n on n.kind = 3 and n.key = a.number
+        left join outdial.limits c on c.kind = 2 and c.key = a.campaign
+        left join outdial.limits x on x.kind = 1 and x.key = a.account
+        left join outdial.accounts acc on acc.name = a.account
+        left join outdial.jobs sj on a.sticky_model is not null and sj.job_no = a.job
+        left join outdial.sticky s on s.model_id = a.sticky_model and s.brand = a.sticky_brand and s.phone = sj.phone
+    ), by_number as materialized (
+        select r.*, case when r.n_no is null then v_now + p_lead else greatest(v_now + p_lead, r.n_slot0, (
+                   select max(g.slot + w.span + p_slack)
+                   from (values (r.n1, interval '1 second'), (r.n2, interval '1 minute'), (r.n3, interval '1 hour'), (r.n4, interval '1 day')) w(n, span)
+                   join outdial.grants g on g.thing_no = r.n_no and g.ordinal = r.n_last + r.place - w.n)) end as at,
+               r.n_no is not null and (r.place > least(r.n1, r.n2, r.n3, r.n4) or r.place > r.n_room) as over
+        from (select cand.*, row_number() over (partition by n_no order by ord) as place from cand where barred is null) r
+    ), by_campaign as materialized (
+        select r.ord, r.place, greatest(r.at, r.c_slot0, (
+                   select max(g.slot + w.span + p_slack)
+                   from (values (r.c1, interval '1 second'), (r.c2, interval '1 minute'), (r.c3, interval '1 hour'), (r.c4, interval '1 day')) w(n, span)
+                   join outdial.grants g on g.thing_no = r.c_no and g.ordinal = r.c_last + r.place - w.n)) as at,
+               coalesce(r.place > least(r.c1, r.c2, r.c3, r.c4), false) or coalesce(r.place > r.c_room, false) as over,
+               r.x_no, r.x_last, r.x_slot0, r.x_room, r.x1, r.x2, r.x3, r.x4
+        from (select b.ord, b.at, b.c_no, b.c_last, b.c_slot0, b.c_room, b.c1, b.c2, b.c3, b.c4,
+                     b.x_no, b.x_last, b.x_slot0, b.x_room, b.x1, b.x2, b.x3, b.x4,
+                     row_number() over (partition by c_no order by at, ord) as place
+              from by_number b where not coalesce(over, false) and at <= v_now + p_lead + p_horizon) r
+    ), by_account as materialized (
+        select r.ord, greatest(r.at, r.x_slot0, (
+                   select max(g.slot + w.span + p_slack)
+                   from (values (r.x1, interval '1 second'), (r.x2, interval '1 minute'), (r.x3, interval '1 hour'), (r.x4, interval '1 day')) w(n, span)
+                   join outdial.grants g on g.thing_no = r.x_no and g.ordinal = r.x_last + r.place - w.n)) as at,
+               coalesce(r.place > least(r.x1, r.x2, r.x3, r.x4), false) or coalesce(r.place > r.x_room, false) as over
+        from (select b.*, row_number() over (partition by x_no order by at, ord) as place2
+              from by_campaign b where not over and at <= v_now + p_lead + p_horizon) q
+        cross join lateral (select q.ord, q.at, q.x_no, q.x_last, q.x_slot0, q.x_room, q.x1, q.x2, q.x3, q.x4, q.place2 as place) r
+    ), granted as materialized (
+        select c.*, b.at from by_account b join cand c using (ord)
+        where not b.over and b.at <= v_now + p_lead + p_horizon
+    ), gone as (
+        delete from outdial.work w using granted g where w.job_no = g.job
+    ), reserved as (
+        insert into outdial.reservations (job_no, worker_no, class_no, rank, expires_at, campaign_id, account, number,
+                                          number_thing, campaign_thing, account_thing, slot, routing_version)
+        select job, p_worker, class_no, rank, expires_at, campaign, account, number, n_no, c_no, x_no, at, p_version
+        from granted order by job
+    ), entries as materialized (
+        select n_no thing_no, n_last + row_number() over (partition by n_no order by at, ord) ordinal, at, true as logged
+        from granted where n_no is not null
+        union all
+        select c_no, c_last + row_number() over (partition by c_no order by at, ord), at, coalesce(c1, c2, c3, c4) is not null from granted
+        union all
+        select x_no, x_last + row_number() over (partition by x_no order by at, ord), at, coalesce(x1, x2, x3, x4) is not null from granted
+    ), logged as (
+        insert into outdial.grants (thing_no, ordinal, slot) select thing_no, ordinal, at from entries where logged
+    ), heads as (
+        update outdial.limits l set in_use = l.in_use + e.n, last_ordinal = l.last_ordinal + e.n_logged,
+                                    last_slot = greatest(l.last_slot, e.last_slot)
+        from (select thing_no, count(*) n, count(*) filter (where logged) n_logged, max(at) filter (where logged) last_slot
+              from entries group by thing_no) e
+        where l.thing_no = e.thing_no
+    )
+    select c.job, g.at,
+           case when g.job is not null then null
+                when c.barred is not null then c.barred
+                when bc.ord is null then 'number_limit'
+                when ba.ord is null then 'campaign_limit'
+                else 'account_limit' end,
+           case when g.job is not null then null
+                when c.barred is not null then c.barred_until
+                when bc.ord is null then case when not coalesce(bn.over, false) then bn.at end
+                when ba.ord is null then case when not bc.over then bc.at end
+                else case when not ba.over then ba.at end end,
+           j.job_id, j.phone, j.name, j.content, j.traceparent, j.reason, j.received_at
+    from cand c
+    left join by_number bn using (ord)
+    left join by_campaign bc using (ord)
+    left join by_account ba using (ord)
+    left join granted g on g.job = c.job
+    left join outdial.jobs j on j.job_no = g.job
+    order by c.ord;
+
+    if v_sticky then
+        -- Claims of jobs that got no slot are given back, so that nobody sticks to a full number while another is free.
+        delete from outdial.sticky s using unnest(p_job) j
+        where s.job_no = j and s.until = v_until
+          and not exists (select 1 from outdial.reservations r where r.job_no = j);
+        update outdial.sticky s set until = v_until
+        from unnest(p_sticky_model, p_sticky_brand, p_number, p_job) a(model, brand, number, job)
+        join outdial.reservations r on r.job_no = a.job and r.worker_no = p_worker
+        join outdial.jobs j on j.job_no = a.job
+        where s.model_id = a.model and s.brand = a.brand and s.phone = j.phone and s.number = a.number;
+    end if;
+end $$;
+
+-- Takes grants out of the logs, as if they had never been made: only for calls of which nothing was sent.
+create function outdial.drop_grants(p_thing int[], p_slot timestamptz[]) returns void language plpgsql as $$
+declare
+    r record;
+    v_from bigint;
+    v_keep timestamptz[];
+begin
+    for r in select thing, array_agg(slot order by slot) slots from unnest(p_thing, p_slot) d(thing, slot)
+             where thing is not null group by thing order by thing loop
+        select min(t.ordinal) into v_from
+        from (select ordinal, slot from outdial.grants where thing_no = r.thing order by ordinal desc limit 10000) t
+        where t.slot >= r.slots[1];
+        continue when v_from is null;
+        v_keep := array(
+            select t.slot from (select slot, row_number() over (partition by slot) as nth
+                                from outdial.grants where thing_no = r.thing and ordinal >= v_from) t
+            where t.nth > (select count(*) from unnest(r.slots) s where s = t.slot)
+            order by t.slot);
+        delete from outdial.grants where thing_no = r.thing and ordinal >= v_from;
+        insert into outdial.grants (thing_no, ordinal, slot)
+        select r.thing, v_from + k.ord - 1, k.slot from unnest(v_keep) with ordinality k(slot, ord);
+        update outdial.limits set last_ordinal = v_from - 1 + cardinality(v_keep),
+               last_slot = (select slot from outdial.grants where thing_no = r.thing order by ordinal desc limit 1)
+        where thing_no = r.thing;
+    end loop;
+end $$;
+
+-- Hands reservations back: the jobs wait again, their grants are dropped. p_worker null: whoever holds them.
+create function outdial.release(p_worker bigint, p_job bigint[]) returns int language plpgsql as $$
+declare
+    v_things int[];
+    v_drop_thing int[];
+    v_drop_slot timestamptz[];
+    v_n int;
+begin
+    select array_agg(distinct t) into v_things
+    from outdial.reservations r cross join lateral (values (r.number_thing), (r.campaign_thing), (r.account_thing)) v(t)
+    where r.job_no = any (p_job) and (p_worker is null or r.worker_no = p_worker) and t is not null;
+    if v_things is null then return 0; end if;
+    perform 1 from outdial.limits l where l.thing_no = any (v_things) order by l.thing_no for update;
+
+    with gone as (
+        delete from outdial.reservations r
+        where r.job_no = any (p_job) and (p_worker is null or r.worker_no = p_worker)
+        returning r.*
+    ), back as (
+        insert into outdial.work (job_no, class_no, rank, expires_at)
+        select job_no, class_no, rank, expires_at from gone order by job_no
+    ), things as (
+        select v.t thing_no, gone.slot from gone
+        cross join lateral (values (number_thing), (campaign_thing), (account_thing)) v(t) where v.t is not null
+    ), freed as (
+        update outdial.limits l set in_use = l.in_use - f.n
+        from (select thing_no, count(*) n from things group by thing_no) f where l.thing_no = f.thing_no
+    )
+    select array_agg(thing_no), array_agg(slot), (select count(*) from gone) into v_drop_thing, v_drop_slot, v_n from things;
+    perform outdial.drop_grants(v_drop_thing, v_drop_slot);
+    return v_n;
+end $$;
+
+-- The last word before a call is sent: what may have changed since the reservation is looked at again, and the attempt
+-- is committed as `submitting`. A verdict says why not; the reservation then still stands and is to be released.
+create function outdial.authorise(
+    p_worker bigint, p_slack interval, p_job bigint[], p_attempt uuid[], p_model text[], p_brand text[], p_region text[],
+    p_rule text[], p_decision jsonb[], p_window_until timestamptz[], p_dry_run boolean
+) returns table (job_no bigint, attempt_no smallint, verdict text) language plpgsql as $$
+#variable_conflict use_column
+declare
+    v_now timestamptz;
+    v_stop text;
+begin
+    perform outdial.go_lock();
+    v_now := clock_timestamp();
+    select case when c.kill_switch then 'kill_switch'
+                when not exists (select 1 from outdial.workers w where w.worker_no = p_worker and w.ended_at is null and w.lease_until > v_now)
+                    then 'fenced' end
+    into v_stop from outdial.control c;
+
+    return query
+    with held as materialized (
+        select r.* from outdial.reservations r
+        where r.job_no = any (p_job) and r.worker_no = p_worker order by r.job_no for update
+    ), judged as materialized (
+        select a.*, h.class_no, h.rank, h.expires_at, h.campaign_id, h.account, h.number, h.number_thing, h.campaign_thing,
+               h.account_thing, h.slot, h.routing_version,
+               case when h.job_no is null then 'gone'
+                    when v_stop is not null then v_stop
+                    when c.state = 'paused' then 'campaign_paused'
+                    when c.state = 'canceled' then 'canceled'
+                    when acc.state <> 'active' then 'account_paused'
+                    when ag.state = 'unavailable' then 'agent_unavailable'
+                    when h.number is not null and not coalesce(p.attached, false) then 'no_eligible_number'
+                    when h.number is not null and coalesce(n.state, 'active') not in ('active', 'warming') then 'no_eligible_number'
+                    when h.expires_at <= v_now then 'expired'
+                    when a.window_until <= h.slot then 'outside_window'
+                    when v_now > h.slot + p_slack then 'late'
+               end as verdict
+        from unnest(p_job, p_attempt, p_model, p_brand, p_region, p_rule, p_decision, p_window_until)
+             a(job, attempt, model, brand, region, rule, decision, window_until)
+        left join held h on h.job_no = a.job
+        left join outdial.campaigns c on c.campaign_id = h.campaign_id
+        left join outdial.accounts acc on acc.name = h.account
+        left join outdial.agents ag on ag.model_id = a.model
+        left join outdial.pool p on p.model_id = a.model and p.number = h.number
+        left join outdial.numbers n on n.number = h.number
+    ), dialing as (
+        update outdial.jobs j set state = 'dialing', reason = null, due_at = null, attempts = j.attempts + 1
+        from judged a where a.verdict is null and j.job_no = a.job
+        returning j.job_no, j.attempts, j.phone
+    ), gone as (
+        delete from outdial.reservations r using judged a where a.verdict is null and r.job_no = a.job
+    ), tried as (
+        insert into outdial.attempts (job_no, attempt_no, attempt_id, worker_no, campaign_id, account, model_id, brand, phone,
+                                      region, from_phone_number, routing_version, rule, decision, state, dry_run, slot, submitted_at)
+        select a.job, d.attempts, a.attempt, p_worker, a.campaign_id, a.account, a.model, a.brand, d.phone,
+               a.region, a.number, a.routing_version, a.rule, a.decision, 'submitting', p_dry_run, a.slot, v_now
+        from judged a join dialing d on d.job_no = a.job order by a.job
+    ), living as (
+        insert into outdial.live (attempt_id, job_no, attempt_no, worker_no, state, account, model_id, class_no, rank, expires_at,
+                                  campaign_id, number, number_thing, campaign_thing, account_thing, slot, since)
+        select a.attempt, a.job, d.attempts, p_worker, 'submitting', a.account, a.model, a.class_no, a.rank, a.expires_at,
+               a.campaign_id, a.number, a.number_thing, a.campaign_thing, a.account_thing, a.slot, v_now
+        from judged a join dialing d on d.job_no = a.job order by a.job
+    )
+    select a.job, d.attempts, a.verdict from judged a left join dialing d on d.job_no = a.job;
+end $$;
+
+-- What became of POSTs. Outcomes: placed; unknown; refused (the provider will not place it); retry (known not placed,
+-- the job waits until p_ready); unsent (authorised, but no byte was sent: as if it had never been tried).
+-- Signals, of the account: ok (it answered), busy (429), unknown or unreachable, null (says nothing).
+-- Answers the campaigns that five refusals in a row have reached. Running it again changes nothing.
+create function outdial.settle(
+    p_attempt uuid[], p_outcome text[], p_call_id text[], p_http_status smallint[], p_error text[], p_reason text[],
+    p_ready timestamptz[], p_signal text[], p_backoff_ms int[], p_events text[]
+) returns table (campaign_id text, refused_in_a_row int) language plpgsql as $$
+#variable_conflict use_column
+declare
+    v_now timestamptz;
+    v_things int[];
+    v_drop_thing int[];
+    v_drop_slot timestamptz[];
+    v_accounts text[];
+begin
+    select array_agg(distinct t) into v_things
+    from unnest(p_attempt, p_outcome) o(attempt, outcome)
+    join outdial.live l on l.attempt_id = o.attempt
+    cross join lateral (values (l.number_thing), (l.campaign_thing), (l.account_thing)) v(t)
+    where o.outcome in ('retry', 'refused', 'unsent') and t is not null;
+    if v_things is not null then
+        perform 1 from outdial.limits l where l.thing_no = any (v_things) order by l.thing_no for update;
+    end if;
+    v_now := clock_timestamp();
+
+    with said as (
+        select * from unnest(p_attempt, p_outcome, p_call_id, p_http_status, p_error, p_reason, p_ready)
+            o(attempt, outcome, call_id, http_status, error, reason, ready)
+    ), mine as materialized (
+        select l.*, s.outcome, s.call_id said_call_id, s.http_status, s.error, s.reason, s.ready
+        from outdial.live l join said s on s.attempt = l.attempt_id
+        -- `placed` already: the provider was heard elsewhere first; only what is missing is added.
+        where l.state in ('submitting', 'unknown') and not (l.state = 'unknown' and s.outcome = 'unknown')
+        order by l.job_no for update of l
+    ), tried as (
+        update outdial.attempts a set
+            state = case m.outcome when 'placed' then 'placed' when 'unknown' then 'unknown' else 'not_placed' end,
+            call_id = coalesce(a.call_id, m.said_call_id), http_status = m.http_status, provider_error = m.error, reason = m.reason,
+            placed_at = case when m.outcome = 'placed' then v_now end
+        from mine m where a.job_no = m.job_no and a.attempt_no = m.attempt_no
+        returning a.job_no, a.attempt_no, a.call_id, a.from_phone_number
+    ), merged as (
+        update outdial.attempts a set call_id = coalesce(a.call_id, s.call_id), http_status = coalesce(a.http_status, s.http_status)
+        from said s where a.attempt_id = s.attempt and s.outcome = 'placed' and a.call_id is null
+          and not exists (select 1 from mine m where m.attempt_id = s.attempt)
+    ), jobs as (
+        update outdial.jobs j set
+            state = case m.outcome when 'placed' then 'placed' when 'unknown' then 'dialing' when 'refused' then 'refused' else 'waiting' end,
+            reason = case m.outcome when 'placed' then null when 'unknown' then 'unconfirmed' else m.reason end,
+            due_at = case when m.outcome in ('retry', 'unsent') then m.ready end,
+            placed = j.placed + (m.outcome = 'placed')::int,
+            finished_at = case when m.outcome = 'refused' then v_now end,
+            event_seq = j.event_seq + 1
+        from mine m where j.job_no = m.job_no
+        returning j.job_no, j.job_id, j.event_seq, j.reason, j.due_at, j.metadata, j.traceparent
+    ), listed as (
+        insert into outdial.work (job_no, class_no, rank, ready_at, expires_at)
+        select job_no, class_no, rank, ready, expires_at from mine where outcome in ('retry', 'unsent') order by job_no
+    ), still as (
+        update outdial.live l set state = m.outcome, call_id = m.said_call_id, since = v_now
+        from mine m where l.attempt_id = m.attempt_id and m.outcome in ('placed', 'unknown')
+    ), over as (
+        delete from outdial.live l using mine m where l.attempt_id = m.attempt_id and m.outcome in ('retry', 'refused', 'unsent')
+    ), things as (
+        select v.t thing_no, m.slot, m.outcome from mine m
+        cross join lateral (values (number_thing), (campaign_thing), (account_thing)) v(t)
+        where m.outcome in ('retry', 'refused', 'unsent') and v.t is not null
+    ), freed as (
+        update outdial.limits l set in_use = l.in_use - f.n
+        from (select thing_no, count(*) n from things group by thing_no) f where l.thing_no = f.thing_no
+    ), told as (
+        insert into outdial.outbox (type, subject, sequence, data, traceparent)
+        select e.type, j.job_id, j.event_seq,
+               jsonb_strip_nulls(jsonb_build_object('job_id', j.job_id, 'campaign_id', m.campaign_id, 'attempt_no', m.attempt_no,
+                   'attempt_id', m.attempt_id, 'call_id', t.call_id, 'from_phone_number', t.from_phone_number, 'reason', j.reason,
+                   'due_at', j.due_at, 'http_status', m.http_status, 'metadata', j.metadata)), j.traceparent
+        from mine m join jobs j using (job_no) join tried t on t.job_no = m.job_no and t.attempt_no = m.attempt_no
+        cross join lateral (select case m.outcome when 'placed' then 'call.placed' when 'unknown' then 'call.unknown'
+                                   when 'refused' then 'job.refused' else 'job.waiting' end) e(type)
+        where outdial.wants(p_events, e.type) order by m.job_no
+    )
+    select array_agg(thing_no) filter (where outcome = 'unsent'), array_agg(slot) filter (where outcome = 'unsent')
+    into v_drop_thing, v_drop_slot from things;
+    if v_drop_thing is not null then
+        perform outdial.drop_grants(v_drop_thing, v_drop_slot);
+    end if;
+
+    -- The account's health: what it said last counts; of a burst of 429s only the first doubles the wait.
+    with heard as (
+        select a.account, o.signal, o.backoff_ms, o.ord
+        from unnest(p_attempt, p_signal, p_backoff_ms) with ordinality o(attempt, signal, backoff_ms, ord)
+        join outdial.attempts a on a.attempt_id = o.attempt where o.signal is not null
+    ), per_account as (
+        select h.account, bool_or(signal = 'ok') ok, bool_or(signal = 'busy') busy, max(backoff_ms) backoff_ms,
+               count(*) filter (where signal = 'unknown'
+                   and h.ord > coalesce((select max(k.ord) from heard k where k.account = h.account and k.signal <> 'unknown'), 0)) unknown,
+               bool_or(signal <> 'unknown') answered
+        from heard h group by h.account
+    )
+    update outdial.accounts a set
+        busy_in_a_row = case when p.busy and coalesce(a.backoff_until, v_now) <= v_now then a.busy_in_a_row + 1
+                             when p.ok and not p.busy then 0 else a.busy_in_a_row end,
+        backoff_until = case when p.busy and coalesce(a.backoff_until, v_now) <= v_now
+                             then v_now + make_interval(secs => greatest(coalesce(p.backoff_ms, 0) / 1000.0,
+                                                                         least(60, 2 ^ least(a.busy_in_a_row, 6)) * (0.75 + random() / 2)))
+                             else a.backoff_until end,
+        unknown_in_a_row = p.unknown + case when p.answered then 0 else a.unknown_in_a_row end,
+        breaker_until = case when p.unknown + case when p.answered then 0 else a.unknown_in_a_row end >= 5
+                             then v_now + make_interval(secs => 5 + random()) end
+    from per_account p
+    where a.name = p.account and (p.busy or p.unknown > 0 or (p.answered and a.unknown_in_a_row > 0) or (p.ok and a.busy_in_a_row > 0));
+
+    return query
+    with last as (
+        select a.campaign_id, count(*) filter (where o.outcome = 'refused') refused, bool_or(o.outcome = 'placed') placed
+        from unnest(p_attempt, p_outcome) o(attempt, outcome) join outdial.attempts a on a.attempt_id = o.attempt
+        where o.outcome in ('refused', 'placed') group by a.campaign_id
+    )
+    update outdial.campaigns c set refused_in_a_row = case when l.placed then 0 else c.refused_in_a_row + l.refused end
+    from last l where c.campaign_id = l.campaign_id and (l.refused > 0 or c.refused_in_a_row > 0)
+    returning c.campaign_id, c.refused_in_a_row;
+end $$;
+
+-- The ends of calls, as the provider's records tell them.
+create function outdial.finish(
+    p_attempt uuid[], p_disposition text[], p_reason text[], p_provider_status text[], p_end_reason text[], p_error text[],
+    p_from_reported text[], p_ended_at timestamptz[], p_duration_s int[], p_recording_url text[], p_events text[]
+) returns int language plpgsql as $$
+declare
+    v_now timestamptz;
+    v_things int[];
+    v_n int;
+begin
+    select array_agg(distinct t) into v_things
+    from unnest(p_attempt) o(attempt) join outdial.live l on l.attempt_id = o.attempt
+    cross join lateral (values (l.number_thing), (l.campaign_thing), (l.account_thing)) v(t) where t is not null;
+    if v_things is null then return 0; end if;
+    perform 1 from outdial.limits l where l.thing_no = any (v_things) order by l.thing_no for update;
+    v_now := clock_timestamp();
+
+    with said as (
+        select * from unnest(p_attempt, p_disposition, p_reason, p_provider_status, p_end_reason, p_error, p_from_reported,
+                             p_ended_at, p_duration_s, p_recording_url)
+            o(attempt, disposition, reason, provider_status, end_reason, error, from_reported, ended_at, duration_s, recording_url)
+    ), mine as materialized (
+        select l.*, s.* from outdial.live l join said s on s.attempt = l.attempt_id order by l.job_no for update of l
+    ), over as (
+        delete from outdial.live l using mine m where l.attempt_id = m.attempt_id
+    ), tried as (
+        update outdial.attempts a set
+            state = 'ended', disposition = m.disposition, reason = m.reason, provider_status = m.provider_status,
+            end_reason = m.end_reason, provider_error = coalesce(m.error, a.provider_error),
+            from_phone_number_reported = m.from_reported,
+            caller_id_verified = case when m.from_reported is not null and a.from_phone_number is not null
+                                      then m.from_reported = a.from_phone_number end,
+            placed_at = coalesce(a.placed_at, v_now), ended_at = coalesce(m.ended_at, v_now),
+            duration_s = m.duration_s, recording_url = m.recording_url
+        from mine m where a.job_no = m.job_no and a.attempt_no = m.attempt_no
+        returning a.job_no, a.attempt_id, a.attempt_no, a.call_id, a.from_phone_number, a.from_phone_number_reported, a.disposition,
+                  a.caller_id_verified, a.duration_s, a.campaign_id
+    ), jobs as (
+        update outdial.jobs j set state = 'done', reason = m.reason, due_at = null, finished_at = v_now, event_seq = j.event_seq + 3,
+               placed = j.placed + (m.state <> 'placed')::int
+        from mine m where j.job_no = m.job_no
+        returning j.job_no, j.job_id, j.event_seq, j.metadata, j.traceparent
+    ), freed as (
+        update outdial.limits l set in_use = l.in_use - f.n
+        from (select v.t thing_no, count(*) n from mine cross join lateral (values (number_thing), (campaign_thing), (account_thing)) v(t)
+              where v.t is not null group by v.t) f
+        where l.thing_no = f.thing_no
+    ), told as (
+        insert into outdial.outbox (type, subject, sequence, data, traceparent)
+        select e.type, j.job_id, j.event_seq - e.back,
+               jsonb_strip_nulls(jsonb_build_object('job_id', j.job_id, 'campaign_id', t.campaign_id, 'attempt_no', t.attempt_no,
+                   'attempt_id', t.attempt_id, 'call_id', t.call_id, 'from_phone_number', t.from_phone_number,
+                   'from_phone_number_reported', t.from_phone_number_reported, 'disposition', t.disposition, 'reason', m.reason,
+                   'duration_s', t.duration_s, 'metadata', j.metadata)), j.traceparent
+        from mine m join jobs j using (job_no) join tried t using (job_no)
+        cross join (values ('call.ended', 2), ('call.caller_id_mismatch', 1), ('job.done', 0)) e(type, back)
+        where outdial.wants(p_events, e.type) and (e.type <> 'call.caller_id_mismatch' or t.caller_id_verified = false)
+        order by m.job_no, e.back desc
+    )
+    select count(*) into v_n from mine;
+    return v_n;
+end $$;
+
+-- Dates that have come: the jobs are ready.
+create function outdial.wake(p_limit int) returns int language sql as $$
+    with due as (
+        select job_no from outdial.work where ready_at <= clock_timestamp() order by ready_at limit p_limit for update skip locked
+    ), ready as (
+        update outdial.work w set ready_at = null from due where w.job_no = due.job_no
+    ), told as (
+        update outdial.jobs j set reason = 'queued', due_at = null from due where j.job_no = due.job_no
+    )
+    select count(*)::int from due
+$$;
+
+-- Ends waiting jobs for a reason that is no try at calling: expired, canceled, refused.
+create function outdial.end_waiting(p_job bigint[], p_state text, p_reason text, p_events text[])
+returns int language sql as $$
+    with gone as (
+        delete from outdial.work w
+        where w.job_no in (select job_no from outdial.work where job_no = any (p_job) order by job_no for update skip locked)
+        returning w.job_no
+    ), ended as (
+        update outdial.jobs j set
+            -- A job that was rung has been done, whatever ended its waiting for another try.
+            state = case when p_state = 'expired' and j.placed > 0 then 'done' else p_state end,
+            reason = p_reason, due_at = null, finished_at = clock_timestamp(), event_seq = j.event_seq + 1
+        from gone where j.job_no = gone.job_no
+        returning j.job_no, j.job_id, j.campaign_id, j.state, j.reason, j.event_seq, j.metadata, j.traceparent
+    ), told as (
+        insert into outdial.outbox (type, subject, sequence, data, traceparent)
+        select 'job.' || state, job_id, event_seq,
+               jsonb_strip_nulls(jsonb_build_object('job_id', job_id, 'campaign_id', campaign_id, 'reason', reason, 'metadata', metadata)), traceparent
+        from ended where outdial.wants(p_events, 'job.' || state) order by job_no
+    )
+    select count(*)::int from ended
+$$;
+
+create function outdial.expire(p_limit int, p_events text[]) returns int language sql as $$
+    select outdial.end_waiting(
+        array(select job_no from outdial.work where expires_at <= clock_timestamp() order by expires_at limit p_limit),
+        'expired', 'expired', p_events)
+$$;
+
+-- Cancels those jobs that have no attempt in flight; answers the ids it canceled.
+create function outdial.cancel(p_job_id text[], p_events text[]) returns table (job_id text) language plpgsql as $$
+#variable_conflict use_column
+declare
+    v_job bigint[];
+begin
+    select array_agg(j.job_no) into v_job from outdial.jobs j where j.job_id = any (p_job_id) and j.state = 'waiting';
+    perform outdial.release(null, v_job);
+    perform outdial.end_waiting(v_job, 'canceled', 'canceled', p_events);
+    return query select j.job_id from outdial.jobs j where j.job_no = any (v_job) and j.state = 'canceled';
+end $$;
+
+-- Parks single jobs until a true date, or (p_class) in another class.
+create function outdial.park(p_job bigint[], p_reason text[], p_ready timestamptz[], p_class int[], p_events text[])
+returns int language sql as $$
+    with asked as (
+        select * from unnest(p_job, p_reason, p_ready, p_class) a(job, reason, ready, class_no)
+    ), held as materialized (
+        select w.job_no from outdial.work w where w.job_no = any (p_job) order by w.job_no for update skip locked
+    ), parked as (
+        update outdial.work w set ready_at = a.ready, class_no = coalesce(a.class_no, w.class_no)
+        from asked a join held h on h.job_no = a.job where w.job_no = a.job
+        returning w.job_no
+    ), noted as (
+        update outdial.jobs j set reason = a.reason, due_at = a.ready, class_no = coalesce(a.class_no, j.class_no), event_seq = j.event_seq + 1
+        from asked a join parked p on p.job_no = a.job
+        where j.job_no = a.job and (j.reason, j.due_at) is distinct from (a.reason, a.ready)
+        returning j.job_no, j.job_id, j.campaign_id, j.reason, j.due_at, j.event_seq, j.metadata, j.traceparent
+    ), told as (
+        insert into outdial.outbox (type, subject, sequence, data, traceparent)
+        select 'job.waiting', job_id, event_seq,
+               jsonb_strip_nulls(jsonb_build_object('job_id', job_id, 'campaign_id', campaign_id, 'reason', reason, 'due_at', due_at, 'metadata', metadata)), traceparent
+        from noted where outdial.wants(p_events, 'job.waiting') order by job_no
+    )
+    select count(*)::int from parked
+$$;
+
+-- Writes a class's reason into the records of its waiting jobs, a bounded number at a time.
+create function outdial.relabel(p_class int, p_reason text, p_limit int, p_events text[]) returns int language sql as $$
+    with stale as materialized (
+        select w.job_no from outdial.work w join outdial.jobs j using (job_no)
+        where w.class_no = p_class and w.ready_at is null and j.reason is distinct from p_reason
+        order by w.rank, w.job_no limit p_limit for update of w skip locked
+    ), noted as (
+        update outdial.jobs j set reason = p_reason, due_at = null, event_seq = j.event_seq + 1
+        from stale where j.job_no = stale.job_no
+        returning j.job_no, j.job_id, j.campaign_id, j.event_seq, j.metadata, j.traceparent
+    ), told as (
+        insert into outdial.outbox (type, subject, sequence, data, traceparent)
+        select 'job.waiting', job_id, event_seq,
+               jsonb_strip_nulls(jsonb_build_object('job_id', job_id, 'campaign_id', campaign_id, 'reason', p_reason, 'metadata', metadata)), traceparent
+        from noted where outdial.wants(p_events, 'job.waiting') order by job_no
+    )
+    select count(*)::int from noted
+$$;
+
+-- Takes over what workers left whose lease has run out: their reservations wait again, their POSTs in flight are unknown.
+-- A database that has just come back gives everyone a lease's time first.
+create function outdial.take_over(p_lease interval, p_events text[]) returns table (worker_no bigint, released int, unknown int)
+language plpgsql as $$
+#variable_conflict use_column
+declare
+    v_dead bigint[];
+    v_worker bigint;
+    v_released int;
+    v_attempts uuid[];
+begin
+    if pg_postmaster_start_time() > clock_timestamp() - p_lease then return; end if;
+    with dead as (
+        update outdial.workers w set ended_at = clock_timestamp()
+        where w.ended_at is null and w.lease_until < clock_timestamp() returning w.worker_no
+    ) select array_agg(worker_no) into v_dead from dead;
+    foreach v_worker in array coalesce(v_dead, '{}') loop
+        v_released := outdial.release(v_worker, array(select r.job_no from outdial.reservations r where r.worker_no = v_worker));
+        v_attempts := array(select l.attempt_id from outdial.live l where l.worker_no = v_worker and l.state = 'submitting');
+        perform outdial.settle(v_attempts, array_fill('unknown'::text, array[cardinality(v_attempts)]),
+                               array_fill(null::text, array[cardinality(v_attempts)]), array_fill(null::smallint, array[cardinality(v_attempts)]),
+                               array_fill('the worker died before it wrote the answer'::text, array[cardinality(v_attempts)]),
+                               array_fill('unconfirmed'::text, array[cardinality(v_attempts)]),
+                               array_fill(null::timestamptz, array[cardinality(v_attempts)]), array_fill(null::text, array[cardinality(v_attempts)]),
+                               array_fill(null::int, array[cardinality(v_attempts)]), p_events);
+        return query select v_worker, v_released, cardinality(v_attempts);
+    end loop;
+end $$;
+
+-- Old grants that no window looks at any more.
+create function outdial.prune_grants(p_each int) returns int language plpgsql as $$
+declare
+    r record;
+    v_n int;
+    v_all int := 0;
+begin
+    for r in select thing_no, clock_timestamp() - case when kind = 3 or per_day is not null then interval '25 hours'
+                    when per_hour is not null then interval '65 minutes' else interval '5 minutes' end as cutoff
+             from outdial.limits loop
+        delete from outdial.grants g where g.thing_no = r.thing_no and g.ordinal in (
+            select o.ordinal from (select ordinal, slot from outdial.grants where thing_no = r.thing_no order by ordinal limit p_each) o
+            where o.slot < r.cutoff);
+        get diagnostics v_n = row_count;
+        v_all := v_all + v_n;
+    end loop;
+    return v_all;
+end $$;
+
+-- Rebuilds a thing's log from the records of the last day: for windows that are new to it. Under the row's lock.
+create function outdial.fill_log(p_thing int) returns void language plpgsql as $$
+declare
+    t outdial.limits;
+    v_slots timestamptz[];
+begin
+    select * into t from outdial.limits where thing_no = p_thing for update;
+    v_slots := array(
+        select s from (
+            select a.slot s from outdial.attempts a
+            where a.submitted_at > clock_timestamp() - interval '25 hours' and a.state <> 'not_placed'
+              and case t.kind when 1 then a.account when 2 then a.campaign_id else a.from_phone_number end = t.key
+            union all
+            select a.slot from outdial.attempts a
+            where a.submitted_at > clock_timestamp() - interval '25 hours' and a.state = 'not_placed' and a.http_status is not null
+              and case t.kind when 1 then a.account when 2 then a.campaign_id else a.from_phone_number end = t.key
+            union all
+            select r.slot from outdial.reservations r
+            where case t.kind when 1 then r.account when 2 then r.campaign_id else r.number end = t.key) u
+        order by s);
+    delete from outdial.grants where thing_no = p_thing;
+    insert into outdial.grants (thing_no, ordinal, slot) select p_thing, o, s from unnest(v_slots) with ordinality u(s, o);
+    update outdial.limits set last_ordinal = cardinality(v_slots), last_slot = v_slots[cardinality(v_slots)] where thing_no = p_thing;
+end $$;
