@@ -1,7 +1,94 @@
-//! One file a command.
+//! The command line: one file a command.
+//!
+//! A command is an `Args` struct for clap and `pub async fn run(args, &Context) -> Result<(), Failure>`; it gets a
+//! variant of [`Command`] and a line in [`dispatch`].
 
+mod failure;
+pub mod output;
+
+use std::path::PathBuf;
 use std::process::ExitCode;
 
+use clap::{Parser, Subcommand};
+
+pub use failure::Failure;
+
+use crate::config::{Config, Needs, Sources};
+
+/// Takes call jobs from RabbitMQ, chooses caller IDs by rules in PostgreSQL and places the calls at Synthflow.
+#[derive(Debug, Parser)]
+#[command(name = "outdial", version, max_term_width = 110, arg_required_else_help = true)]
+struct Cli {
+    #[command(flatten)]
+    global: Global,
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, clap::Args)]
+struct Global {
+    /// Configuration file [default: config/outdial.toml, where it exists]
+    #[arg(long, global = true, value_name = "FILE")]
+    config: Option<PathBuf>,
+    /// Set any key of the configuration; may be repeated
+    #[arg(long, global = true, value_name = "SECTION.KEY=VALUE", value_parser = key_and_value)]
+    set: Vec<(String, String)>,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {}
+
+/// What every command gets.
+#[derive(Debug)]
+pub struct Context {
+    sources: Sources,
+}
+
+impl Context {
+    /// Reads the configuration, all of it, and demands what the command needs.
+    pub fn config(&self, needs: Needs) -> Result<Config, Failure> {
+        Ok(Config::load(&self.sources, needs)?)
+    }
+}
+
+async fn dispatch(command: Command, _context: &Context) -> Result<(), Failure> {
+    match command {}
+}
+
+/// Runs the command that the process was called with.
 pub fn main() -> ExitCode {
-    ExitCode::from(2)
+    // Prints usage, help and version itself, and exits: 2 for wrong usage.
+    let cli = Cli::parse();
+    let context = Context { sources: Sources::of_process(cli.global.config, cli.global.set) };
+    let outcome = tokio::runtime::Builder::new_multi_thread()
+        .enable_all()
+        .build()
+        .map_err(|error| Failure::new(format!("the runtime can't start: {error}")))
+        .and_then(|runtime| runtime.block_on(dispatch(cli.command, &context)));
+    match outcome {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(failure) => {
+            eprintln!("{failure}");
+            ExitCode::from(failure.exit_code())
+        }
+    }
+}
+
+fn key_and_value(text: &str) -> Result<(String, String), String> {
+    match text.split_once('=') {
+        Some((key, value)) if key.contains('.') => Ok((key.trim().to_owned(), value.to_owned())),
+        _ => Err("write SECTION.KEY=VALUE, such as calls.poll=2s".to_owned()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory;
+
+    use super::*;
+
+    #[test]
+    fn the_command_line_is_consistent() {
+        Cli::command().debug_assert();
+    }
 }

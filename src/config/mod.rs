@@ -1,1 +1,397 @@
-//! (room to be filled)
+//! Configuration: flag > environment > file > default, typed and checked once, at start.
+//!
+//! Nothing is ignored: an unknown key, a bad value, a missing secret or a key that this version can't honour yet
+//! stops the program with every fault at once. `config/outdial.toml` lists every key; a test holds it and this
+//! file equal.
+
+mod accounts;
+pub mod fault;
+pub mod given;
+mod layers;
+mod reader;
+#[cfg(test)]
+mod tests;
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::SocketAddr;
+use std::time::Duration;
+
+use secrecy::SecretString;
+
+pub use accounts::{Account, HOSTS};
+pub use fault::{Fault, Faults, Origin};
+pub use layers::Sources;
+
+use crate::core::events::{EventType, EventTypes};
+use crate::core::ids::AccountName;
+use given::{Bad, Given, Reading};
+use layers::Layers;
+use reader::{Reader, seconds};
+
+/// Read where neither `--config` nor `OUTDIAL_CONFIG` names another; it need not exist.
+pub const DEFAULT_PATH: &str = "config/outdial.toml";
+
+/// Names that other programs use for the same thing; they win over `OUTDIAL__SECTION__KEY`. Each secret among
+/// them also as `NAME_FILE`, the path of a file that holds it.
+pub const CONVENTIONAL: &[(&str, &str)] = &[
+    ("DATABASE_URL", "database.url"),
+    ("AMQP_URL", "amqp.url"),
+    ("SYNTHFLOW_API_KEY", "accounts.default.api_key"),
+    ("SYNTHFLOW_BASE_URL", "accounts.default.base_url"),
+    ("SYNTHFLOW_WEBHOOK_SECRET", "accounts.default.webhook_secret"),
+    ("OUTDIAL_API_TOKEN", "http.api_token"),
+    ("OUTDIAL_API_READ_TOKEN", "http.api_read_token"),
+    ("RUST_LOG", "log.filter"),
+    ("OTEL_EXPORTER_OTLP_ENDPOINT", "telemetry.otlp_endpoint"),
+];
+
+/// Whether a key's value must never be shown.
+pub fn is_secret(key: &str) -> bool {
+    matches!(key, "database.url" | "amqp.url" | "http.api_token" | "http.api_read_token")
+        || (key.starts_with("accounts.") && (key.ends_with(".api_key") || key.ends_with(".webhook_secret")))
+}
+
+/// What a command can't do without, beyond a configuration free of faults.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Needs {
+    /// `database.url`
+    pub database: bool,
+    /// `amqp.url`
+    pub broker: bool,
+    /// An API key for every account, and at least one account.
+    pub provider: bool,
+    /// An address to serve HTTP on, with tokens where it is reachable from outside.
+    pub http: bool,
+}
+
+impl Needs {
+    pub const NOTHING: Self = Self { database: false, broker: false, provider: false, http: false };
+    pub const DATABASE: Self = Self { database: true, ..Self::NOTHING };
+    pub const BROKER: Self = Self { broker: true, ..Self::NOTHING };
+    pub const PROVIDER: Self = Self { provider: true, database: true, ..Self::NOTHING };
+    pub const WORKER: Self = Self { database: true, broker: true, provider: true, http: true };
+}
+
+#[derive(Debug)]
+pub struct Config {
+    pub database: Database,
+    pub amqp: Amqp,
+    pub accounts: BTreeMap<AccountName, Account>,
+    pub limits: Limits,
+    pub intake: Intake,
+    pub pool: Pool,
+    pub calls: Calls,
+    pub worker: Worker,
+    pub http: Http,
+    pub events: EventTypes,
+    pub log: Log,
+}
+
+#[derive(Debug)]
+pub struct Database {
+    url: Option<SecretString>,
+    /// Connections that one process may hold.
+    pub connections_max: u32,
+}
+
+#[derive(Debug)]
+pub struct Amqp {
+    url: Option<SecretString>,
+    /// False: the topology is only checked (least privilege).
+    pub declare: bool,
+    /// Messages delivered and not yet acked: about twice the rate times the commit time.
+    pub prefetch: u16,
+}
+
+#[derive(Debug)]
+pub struct Limits {
+    /// Delay between the decision and the arrival at the provider that a limit allows for.
+    pub slack: Duration,
+}
+
+/// What a job's unknown field means.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum UnknownFields {
+    Reject,
+    Ignore,
+}
+
+/// How strictly a phone number is judged: by the numbering plan's patterns, or by its length only.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum PhoneCheck {
+    Valid,
+    Possible,
+}
+
+#[derive(Debug)]
+pub struct Intake {
+    /// Waiting jobs above which no more is consumed.
+    pub max_waiting: u64,
+    pub unknown_fields: UnknownFields,
+    pub phone_check: PhoneCheck,
+}
+
+#[derive(Debug)]
+pub struct Pool {
+    pub refresh: Duration,
+    /// A pool older than this refuses nothing: jobs wait `pool_unknown`.
+    pub max_age: Duration,
+}
+
+#[derive(Debug)]
+pub struct Calls {
+    /// A call whose end nobody has learned gives its concurrency back after this.
+    pub live_max: Duration,
+    /// Between two looks at the provider's list of calls.
+    pub poll: Duration,
+}
+
+#[derive(Debug)]
+pub struct Worker {
+    /// A worker not heard of for this long loses its reservations to the others.
+    pub lease: Duration,
+    /// POSTs under way at once.
+    pub max_inflight: u32,
+    /// How long a stopping worker waits for POSTs under way and results unwritten.
+    pub drain: Duration,
+}
+
+#[derive(Debug)]
+pub struct Http {
+    pub listen: SocketAddr,
+    pub api_token: Option<SecretString>,
+    pub api_read_token: Option<SecretString>,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum LogFormat {
+    /// Text on a terminal, JSON elsewhere.
+    Auto,
+    Json,
+    Text,
+}
+
+#[derive(Debug)]
+pub struct Log {
+    pub format: LogFormat,
+    /// As `RUST_LOG`: `info`, `outdial=debug,warn`, …
+    pub filter: String,
+}
+
+impl Database {
+    /// # Errors
+    /// Where it isn't set; a command that states its [`Needs`] never sees it.
+    pub fn url(&self) -> Result<&SecretString, Faults> {
+        self.url.as_ref().ok_or_else(|| missing("database.url", DATABASE_MEND))
+    }
+}
+
+impl Amqp {
+    /// # Errors
+    /// Where it isn't set; a command that states its [`Needs`] never sees it.
+    pub fn url(&self) -> Result<&SecretString, Faults> {
+        self.url.as_ref().ok_or_else(|| missing("amqp.url", AMQP_MEND))
+    }
+}
+
+const DATABASE_MEND: &str =
+    "set DATABASE_URL (or DATABASE_URL_FILE) to postgres://USER:PASSWORD@HOST:5432/NAME";
+const AMQP_MEND: &str =
+    "set AMQP_URL (or AMQP_URL_FILE) to amqp://USER:PASSWORD@HOST:5672/VHOST, amqps:// for TLS";
+
+fn missing(key: &str, mend: &str) -> Faults {
+    let (what, mend) = ("is missing".to_owned(), mend.to_owned());
+    Faults(vec![Fault { key: key.to_owned(), origin: Origin::Nowhere, what, mend }])
+}
+
+impl Config {
+    /// # Errors
+    /// Every fault that there is, and every missing thing that `needs` names.
+    pub fn load(sources: &Sources, needs: Needs) -> Result<Self, Faults> {
+        let (config, faults, _) = Self::read(Layers::gather(sources), needs);
+        if faults.is_empty() { Ok(config) } else { Err(Faults(faults)) }
+    }
+
+    /// The configuration as far as it can be read, its faults, and the keys that exist.
+    fn read(layers: Layers, needs: Needs) -> (Self, Vec<Fault>, BTreeSet<String>) {
+        let mut r = Reader::new(layers);
+        let config = Self {
+            database: Database::read(&mut r, needs.database),
+            amqp: Amqp::read(&mut r, needs.broker),
+            accounts: accounts::read(&mut r, needs.provider),
+            limits: Limits {
+                slack: Duration::from_millis(r.or("limits.slack_ms", 100, |v| v.whole(0..=10_000))),
+            },
+            intake: Intake::read(&mut r),
+            pool: Pool::read(&mut r),
+            calls: Calls::read(&mut r),
+            worker: Worker::read(&mut r),
+            http: Http::read(&mut r, needs.http),
+            events: r.or("events.types", EventTypes::all(), event_types),
+            log: Log::read(&mut r),
+        };
+        not_yet(&mut r);
+        let (faults, known) = r.finish();
+        (config, faults, known)
+    }
+}
+
+/// Keys of the contract that come with later versions.
+fn not_yet(r: &mut Reader) {
+    r.only_default("reconcile.quarantine", "30m");
+    r.only_default("retention.records", "forever");
+    r.only_default("retention.keys", "forever");
+    r.unsupported("webhook.listen");
+    r.unsupported("telemetry.otlp_endpoint");
+}
+
+impl Database {
+    fn read(r: &mut Reader, needed: bool) -> Self {
+        let url = r.secret("database.url", |url| scheme(url, &["postgres", "postgresql"], DATABASE_MEND));
+        if needed && url.is_none() {
+            r.demand("database.url", DATABASE_MEND);
+        }
+        Self { url, connections_max: r.or("database.connections_max", 10, |v| v.whole_u32(4..=200)) }
+    }
+}
+
+impl Amqp {
+    fn read(r: &mut Reader, needed: bool) -> Self {
+        let url = r.secret("amqp.url", |url| scheme(url, &["amqp", "amqps"], AMQP_MEND));
+        if needed && url.is_none() {
+            r.demand("amqp.url", AMQP_MEND);
+        }
+        let prefetch = r.or("amqp.prefetch", 500, |v| v.whole_u32(1..=10_000));
+        Self {
+            url,
+            declare: r.or("amqp.declare", true, Given::boolean),
+            prefetch: u16::try_from(prefetch).unwrap_or(u16::MAX),
+        }
+    }
+}
+
+impl Intake {
+    fn read(r: &mut Reader) -> Self {
+        let unknown = [("reject", UnknownFields::Reject), ("ignore", UnknownFields::Ignore)];
+        let check = [("valid", PhoneCheck::Valid), ("possible", PhoneCheck::Possible)];
+        Self {
+            max_waiting: r.or("intake.max_waiting", 1_000_000, |v| v.whole(1..=1_000_000_000)),
+            unknown_fields: r.or("intake.unknown_fields", UnknownFields::Reject, |v| v.word(&unknown)),
+            phone_check: r.or("intake.phone_check", PhoneCheck::Valid, |v| v.word(&check)),
+        }
+    }
+}
+
+impl Pool {
+    fn read(r: &mut Reader) -> Self {
+        let origin = r.origin_of("pool.max_age");
+        let refresh = r.or("pool.refresh", Duration::from_secs(300), |v| v.duration(seconds(1, 86_400)));
+        let max_age = r.or("pool.max_age", Duration::from_secs(3_600), |v| v.duration(seconds(2, 604_800)));
+        if max_age <= refresh {
+            let what =
+                "is not longer than pool.refresh: every pool would be too old to use before it is read again";
+            r.fault("pool.max_age", origin, Bad::new(what, "make it several times pool.refresh"));
+        }
+        Self { refresh, max_age }
+    }
+}
+
+impl Calls {
+    fn read(r: &mut Reader) -> Self {
+        Self {
+            live_max: r
+                .or("calls.live_max", Duration::from_secs(7_200), |v| v.duration(seconds(10, 604_800))),
+            poll: r.or("calls.poll", Duration::from_secs(5), |v| {
+                v.duration(Duration::from_millis(100)..=Duration::from_secs(600))
+            }),
+        }
+    }
+}
+
+impl Worker {
+    fn read(r: &mut Reader) -> Self {
+        Self {
+            lease: r.or("worker.lease", Duration::from_secs(10), |v| v.duration(seconds(3, 300))),
+            max_inflight: r.or("worker.max_inflight", 256, |v| v.whole_u32(1..=10_000)),
+            drain: r.or("worker.drain", Duration::from_secs(25), |v| v.duration(seconds(1, 600))),
+        }
+    }
+}
+
+impl Http {
+    fn read(r: &mut Reader, needed: bool) -> Self {
+        let origin = r.origin_of("http.listen");
+        let listen = r.or("http.listen", SocketAddr::from(([127, 0, 0, 1], 8080)), Given::socket);
+        let http = Self {
+            listen,
+            api_token: r.secret("http.api_token", token),
+            api_read_token: r.secret("http.api_read_token", token),
+        };
+        if needed && !http.may_listen() {
+            let what = format!("{listen} can be reached from other machines, and no token is set");
+            let mend = "set OUTDIAL_API_TOKEN (or OUTDIAL_API_TOKEN_FILE), or listen on 127.0.0.1";
+            r.fault("http.listen", origin, Bad::new(what, mend));
+        }
+        http
+    }
+
+    /// Beyond loopback only with a token.
+    pub fn may_listen(&self) -> bool {
+        self.listen.ip().is_loopback() || self.api_token.is_some()
+    }
+}
+
+impl Log {
+    fn read(r: &mut Reader) -> Self {
+        let formats = [("auto", LogFormat::Auto), ("json", LogFormat::Json), ("text", LogFormat::Text)];
+        Self {
+            format: r.or("log.format", LogFormat::Auto, |v| v.word(&formats)),
+            filter: r.or("log.filter", "info".to_owned(), |v| {
+                let filter = v.text()?;
+                match tracing_subscriber::EnvFilter::builder().parse(filter) {
+                    Ok(_) => Ok(filter.to_owned()),
+                    Err(_) => Err(Bad::new(
+                        format!("{filter:?} is not a log filter"),
+                        "a level (error, warn, info, debug, trace), or target=level,…",
+                    )),
+                }
+            }),
+        }
+    }
+}
+
+fn event_types(given: &Given) -> Reading<EventTypes> {
+    let words = given.list()?;
+    if words == ["*"] {
+        return Ok(EventTypes::all());
+    }
+    let mut types = Vec::with_capacity(words.len());
+    for word in words {
+        types.push(EventType::parse(&word).ok_or_else(|| {
+            let known: Vec<&str> = EventType::ALL.iter().map(|t| t.as_str()).collect();
+            Bad::new(
+                format!("{word:?} is no event"),
+                format!("[\"*\"] for all, or some of: {}", known.join(", ")),
+            )
+        })?);
+    }
+    Ok(EventTypes::only(types))
+}
+
+/// Says nothing of the rest of the address: it holds a password.
+fn scheme(url: &str, schemes: &[&str], mend: &str) -> Reading<()> {
+    match url.split_once("://") {
+        Some((scheme, rest)) if schemes.contains(&scheme) && !rest.is_empty() => Ok(()),
+        _ => Err(Bad::new(format!("doesn't begin with {}://", schemes.join(":// or ")), mend)),
+    }
+}
+
+fn token(text: &str) -> Reading<()> {
+    const BYTES_MIN: usize = 16;
+    let visible = text.bytes().all(|b| b.is_ascii_graphic());
+    if visible && text.len() >= BYTES_MIN {
+        return Ok(());
+    }
+    let what = format!("is shorter than {BYTES_MIN} characters, or has some that a header can't carry");
+    Err(Bad::new(what, "make one with: openssl rand -hex 32"))
+}

@@ -2,6 +2,7 @@
 
 pub mod call;
 pub mod ending;
+pub mod events;
 pub mod ids;
 pub mod outcome;
 pub mod phone;

@@ -1,0 +1,78 @@
+//! How a command fails: what, where, and the mend; exit 1, or 2 where it was called wrongly.
+
+use std::fmt;
+
+use crate::config::Faults;
+
+/// Why a command didn't do what it was asked.
+#[derive(Debug, PartialEq, Eq)]
+pub struct Failure {
+    what: String,
+    place: Option<String>,
+    mend: Option<String>,
+    usage: bool,
+}
+
+impl Failure {
+    /// It was called rightly and failed: exit 1.
+    pub fn new(what: impl fmt::Display) -> Self {
+        Self { what: what.to_string(), place: None, mend: None, usage: false }
+    }
+
+    /// It was called wrongly: exit 2.
+    pub fn usage(what: impl fmt::Display) -> Self {
+        Self { usage: true, ..Self::new(what) }
+    }
+
+    /// The contract names it; this version can't do it yet: exit 2.
+    pub fn not_supported(what: impl fmt::Display) -> Self {
+        Self::usage(format!("{what}: not_supported, this version can't do it yet"))
+    }
+
+    /// The file and line, the host, the variable, the job: wherever the fault is.
+    #[must_use]
+    pub fn at(self, place: impl fmt::Display) -> Self {
+        Self { place: Some(place.to_string()), ..self }
+    }
+
+    /// What to do about it.
+    #[must_use]
+    pub fn mend(self, mend: impl fmt::Display) -> Self {
+        Self { mend: Some(mend.to_string()), ..self }
+    }
+
+    pub fn exit_code(&self) -> u8 {
+        if self.usage { 2 } else { 1 }
+    }
+}
+
+impl fmt::Display for Failure {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "outdial: {}", self.what)?;
+        if let Some(place) = &self.place {
+            write!(f, "\n  where: {place}")?;
+        }
+        if let Some(mend) = &self.mend {
+            write!(f, "\n  mend:  {mend}")?;
+        }
+        Ok(())
+    }
+}
+
+impl From<Faults> for Failure {
+    fn from(faults: Faults) -> Self {
+        Self::new(faults)
+    }
+}
+
+impl From<anyhow::Error> for Failure {
+    fn from(error: anyhow::Error) -> Self {
+        Self::new(format!("{error:#}"))
+    }
+}
+
+impl From<std::io::Error> for Failure {
+    fn from(error: std::io::Error) -> Self {
+        Self::new(error)
+    }
+}

@@ -1,0 +1,118 @@
+//! `[accounts.NAME]`: workspaces at the provider. `default` is the one of the `SYNTHFLOW_*` variables.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use secrecy::SecretString;
+
+use super::given::{Bad, Given, Reading};
+use super::reader::Reader;
+use crate::core::ids::AccountName;
+use crate::core::phone::E164;
+
+/// The provider's hosts: a key belongs to one of them, and the wrong one answers 401.
+pub const HOSTS: &[&str] =
+    &["https://api.us.synthflow.ai/v2", "https://api.eu.synthflow.ai/v2", "https://api.synthflow.ai/v2"];
+
+#[derive(Debug)]
+pub struct Account {
+    /// With the version path, without a slash at its end; paths are appended to it.
+    pub base_url: String,
+    /// `None` only where the command doesn't need it.
+    pub api_key: Option<SecretString>,
+    /// Call attempts per second; `None`: unlimited.
+    pub calls_per_second: Option<u32>,
+    /// Calls at once; `None`: unlimited.
+    pub concurrent_calls: Option<u32>,
+    /// For staging: any other callee is refused. `None`: everybody may be called; empty: nobody.
+    pub only_phones: Option<BTreeSet<E164>>,
+}
+
+/// Every account that anything was given for; `default` also where nothing was.
+pub(super) fn read(r: &mut Reader, needed: bool) -> BTreeMap<AccountName, Account> {
+    let mut names = r.accounts_given();
+    if names.is_empty() {
+        names.insert("default".to_owned());
+    }
+    let mut accounts = BTreeMap::new();
+    for name in names {
+        let account = Account::read(r, &name, needed);
+        match AccountName::parse(&name) {
+            Ok(name) => drop(accounts.insert(name, account)),
+            Err(error) => {
+                let what = format!("the account's name {error}");
+                let origin = super::Origin::Nowhere;
+                r.fault(&format!("accounts.{name}"), origin, Bad::new(what, "rename the section"));
+            }
+        }
+    }
+    accounts
+}
+
+impl Account {
+    fn read(r: &mut Reader, name: &str, needed: bool) -> Self {
+        let key = |last: &str| format!("accounts.{name}.{last}");
+        let api_key = r.secret(&key("api_key"), api_key);
+        if needed && api_key.is_none() {
+            let mend = match name {
+                "default" => "set SYNTHFLOW_API_KEY (or SYNTHFLOW_API_KEY_FILE)".to_owned(),
+                _ => {
+                    let upper = name.to_uppercase().replace('-', "_");
+                    format!(
+                        "set OUTDIAL__ACCOUNTS__{upper}__API_KEY (or …_API_KEY_FILE), or remove the account"
+                    )
+                }
+            };
+            r.demand(&key("api_key"), &mend);
+        }
+        // Webhooks come with a later version.
+        r.unsupported(&key("webhook_secret"));
+        Self {
+            base_url: r.or(&key("base_url"), HOSTS[0].to_owned(), base_url),
+            api_key,
+            calls_per_second: r.optional(&key("calls_per_second"), |v| v.whole_u32(1..=10_000)),
+            concurrent_calls: r.optional(&key("concurrent_calls"), |v| v.whole_u32(1..=1_000_000)),
+            only_phones: r.optional(&key("only_phones"), phones),
+        }
+    }
+}
+
+fn api_key(text: &str) -> Reading<()> {
+    if text.bytes().all(|b| b.is_ascii_graphic()) {
+        return Ok(());
+    }
+    Err(Bad::new(
+        "has blanks or characters that a header can't carry",
+        "copy the key again, without quotes or blanks",
+    ))
+}
+
+fn base_url(given: &Given) -> Reading<String> {
+    let mend =
+        || format!("one of {} (the key's region), or another address that ends in /v2", HOSTS.join(", "));
+    let url = given.text()?;
+    let rest = url.strip_prefix("https://").or_else(|| url.strip_prefix("http://"));
+    let what = match rest {
+        None => "doesn't begin with https:// or http://",
+        Some(rest) if rest.contains(['@', '?', '#']) || rest.contains(char::is_whitespace) => {
+            // Not repeated: what stands before an @ is a secret.
+            return Err(Bad::new("has a user, a query, a fragment or blanks in it", mend()));
+        }
+        Some(rest) if !rest.ends_with("/v2") => "doesn't end in /v2",
+        Some(rest) if rest.starts_with('/') => "has no host",
+        Some(_) => return Ok(url.to_owned()),
+    };
+    Err(Bad::new(format!("{url:?} {what}"), mend()))
+}
+
+/// A fault names the entry's place, not the number: it is a person's.
+fn phones(given: &Given) -> Reading<BTreeSet<E164>> {
+    let mut phones = BTreeSet::new();
+    for (place, text) in given.list()?.iter().enumerate() {
+        let bad = || {
+            let what = format!("entry {} is not a number in E.164", place + 1);
+            Bad::new(what, "write it as +14155550123: plus, country code, number, no blanks")
+        };
+        phones.insert(E164::from_canonical(text).ok_or_else(bad)?);
+    }
+    Ok(phones)
+}
