@@ -5,7 +5,7 @@
 --   (work, reservations, live, attempts, jobs), 4. accounts, campaigns, agents, numbers, pool, classes.
 -- Every step of a worker is one autocommitted statement: a stopped worker can't sit on a lock.
 
-create schema outdial;
+create schema if not exists outdial;    -- the list of applied steps stands there already
 
 -- One row that every worker polls: what it holds tells whether what the worker knows is still current.
 create table outdial.control (

@@ -3,6 +3,7 @@
 use std::fmt;
 
 use crate::config::Faults;
+use crate::store::{ConnectError, DatabaseError};
 
 /// Why a command didn't do what it was asked.
 #[derive(Debug, PartialEq, Eq)]
@@ -74,5 +75,22 @@ impl From<anyhow::Error> for Failure {
 impl From<std::io::Error> for Failure {
     fn from(error: std::io::Error) -> Self {
         Self::new(error)
+    }
+}
+
+impl From<ConnectError> for Failure {
+    fn from(error: ConnectError) -> Self {
+        let mend = match error {
+            ConnectError::Address(_) => "write DATABASE_URL as postgres://USER:PASSWORD@HOST:5432/NAME",
+            ConnectError::Unreachable { .. } => "start the database, or correct DATABASE_URL",
+            ConnectError::Refused { .. } => "correct the user, password or name in DATABASE_URL",
+        };
+        Self::new(error).mend(mend)
+    }
+}
+
+impl From<DatabaseError> for Failure {
+    fn from(error: DatabaseError) -> Self {
+        Self::new(format!("the database: {error}"))
     }
 }

@@ -4,16 +4,20 @@
 //! variant of [`Command`] and a line in [`dispatch`].
 
 mod failure;
+mod migrate;
 pub mod output;
 
 use std::path::PathBuf;
 use std::process::ExitCode;
+
+use std::time::Duration;
 
 use clap::{Parser, Subcommand};
 
 pub use failure::Failure;
 
 use crate::config::{Config, Needs, Sources};
+use crate::store::{self, Pool, Purpose, SchemaStatus};
 
 /// Takes call jobs from RabbitMQ, chooses caller IDs by rules in PostgreSQL and places the calls at Synthflow.
 #[derive(Debug, Parser)]
@@ -36,7 +40,10 @@ struct Global {
 }
 
 #[derive(Debug, Subcommand)]
-enum Command {}
+enum Command {
+    /// Bring the database's schema up to this version
+    Migrate(migrate::Args),
+}
 
 /// What every command gets.
 #[derive(Debug)]
@@ -49,10 +56,42 @@ impl Context {
     pub fn config(&self, needs: Needs) -> Result<Config, Failure> {
         Ok(Config::load(&self.sources, needs)?)
     }
+
+    /// A connection to the database whose schema this program fits; what most commands need.
+    pub async fn ledger(&self) -> Result<Pool, Failure> {
+        let pool = self.database(store::PATIENCE_OF_COMMANDS).await?;
+        demand_schema(&pool).await?;
+        Ok(pool)
+    }
+
+    /// A connection to the database, whatever its schema.
+    pub async fn database(&self, patience: Duration) -> Result<Pool, Failure> {
+        let config = self.config(Needs::DATABASE)?;
+        connect(&config, Purpose::Command, patience).await
+    }
 }
 
-async fn dispatch(command: Command, _context: &Context) -> Result<(), Failure> {
-    match command {}
+/// Connects as `config` says, waiting for the database for `patience`.
+pub async fn connect(config: &Config, purpose: Purpose, patience: Duration) -> Result<Pool, Failure> {
+    Ok(store::connect(config.database.url()?, purpose, config.database.connections_max, patience).await?)
+}
+
+/// Nothing but `migrate` touches the schema; the others say so.
+pub async fn demand_schema(pool: &Pool) -> Result<(), Failure> {
+    match store::schema_status(pool).await? {
+        SchemaStatus::Current => Ok(()),
+        SchemaStatus::Behind { missing } => {
+            let what =
+                format!("the database's schema is older than this program: {} missing", missing.join(", "));
+            Err(Failure::new(what).mend("outdial migrate"))
+        }
+    }
+}
+
+async fn dispatch(command: Command, context: &Context) -> Result<(), Failure> {
+    match command {
+        Command::Migrate(args) => migrate::run(args, context).await,
+    }
 }
 
 /// Runs the command that the process was called with.

@@ -1,1 +1,11 @@
-//! (room to be filled)
+//! The only room with SQL. What is asked often is a function of the ledger (`migrations/`); here it gets types.
+
+mod connect;
+mod schema;
+
+pub use connect::{ConnectError, PATIENCE_AT_START, PATIENCE_OF_COMMANDS, Purpose, connect};
+pub use schema::{SchemaStatus, migrate, schema_status};
+/// The database's own error, for rooms that don't know the driver.
+pub use sqlx::Error as DatabaseError;
+/// Connections to the database.
+pub use sqlx::PgPool as Pool;

@@ -1,0 +1,20 @@
+//! `outdial migrate`: brings the database's schema up to this version. The only thing that does.
+
+use super::{Context, Failure, output};
+use crate::store;
+
+#[derive(Debug, clap::Args)]
+pub struct Args {}
+
+pub async fn run(_args: Args, context: &Context) -> Result<(), Failure> {
+    let pool = context.database(store::PATIENCE_AT_START).await?;
+    let applied = store::migrate(&pool).await.map_err(|error| {
+        Failure::new(format!("the schema can't be brought up to date: {error}"))
+            .mend("the step that failed left nothing behind; correct the cause and run it again")
+    })?;
+    let mut text: String = applied.iter().map(|step| format!("applied {step}\n")).collect();
+    if applied.is_empty() {
+        text.push_str("the schema is up to date\n");
+    }
+    output::print(&text)
+}

@@ -1,0 +1,150 @@
+//! Connections to Postgres: how they are set up, and waiting for the database at start.
+
+use std::str::FromStr;
+use std::time::Duration;
+
+use secrecy::{ExposeSecret, SecretString};
+use sqlx::postgres::{PgConnectOptions, PgConnection, PgPoolOptions};
+use sqlx::{ConnectOptions, Connection, PgPool};
+
+use crate::clock;
+
+/// How long a worker waits for the database at start.
+pub const PATIENCE_AT_START: Duration = Duration::from_secs(60);
+/// How long a person at a terminal does.
+pub const PATIENCE_OF_COMMANDS: Duration = Duration::from_secs(5);
+
+const TRY_MAX: Duration = Duration::from_secs(5);
+const BETWEEN_TRIES: Duration = Duration::from_millis(500);
+
+/// What connections are for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Purpose {
+    /// The steps of a worker: short statements. One that takes 2 s is in somebody's way.
+    Steps,
+    /// Commands: reading, migrating, applying rules.
+    Command,
+}
+
+/// Why there is no connection. Names the host, the database and the user, never the password.
+#[derive(Debug, thiserror::Error)]
+pub enum ConnectError {
+    #[error("the database's address can't be read: {0}")]
+    Address(String),
+    #[error("no connection to the database {target} within {}: {cause}", humantime::format_duration(*.waited))]
+    Unreachable { target: String, waited: Duration, cause: String },
+    #[error("the database {target} refuses the connection: {cause}")]
+    Refused { target: String, cause: String },
+}
+
+/// A pool of connections, of which one was seen to work. Tries for `patience`; a wrong password or database name
+/// is told at once.
+///
+/// # Errors
+/// [`ConnectError`], after `patience` at most (and the time of the last try, 5 s).
+pub async fn connect(
+    url: &SecretString,
+    purpose: Purpose,
+    connections_max: u32,
+    patience: Duration,
+) -> Result<PgPool, ConnectError> {
+    let options = options(url, purpose)?;
+    wait_for(&options, patience).await?;
+    let pool = PgPoolOptions::new()
+        .max_connections(connections_max)
+        .acquire_timeout(TRY_MAX)
+        // A round trip per statement saved: a dead connection shows in the statement itself.
+        .test_before_acquire(false);
+    Ok(pool.connect_lazy_with(options))
+}
+
+fn options(url: &SecretString, purpose: Purpose) -> Result<PgConnectOptions, ConnectError> {
+    let options = PgConnectOptions::from_str(url.expose_secret()).map_err(|error| match error {
+        // The parser's own words; they don't repeat the address.
+        sqlx::Error::Configuration(why) => ConnectError::Address(why.to_string()),
+        _ => ConnectError::Address("it is no address of a Postgres database".to_owned()),
+    })?;
+    // Statements carry bound values, never literals, and stay out of the log at any rate.
+    let options = options.disable_statement_logging().application_name(match purpose {
+        Purpose::Steps => "outdial worker",
+        Purpose::Command => "outdial",
+    });
+    Ok(match purpose {
+        // Compiling a plan costs more than running it: 47 ms instead of 10 for a batch.
+        Purpose::Steps => options.options([
+            ("jit", "off"),
+            ("lock_timeout", "2s"),
+            ("statement_timeout", "2s"),
+            ("idle_in_transaction_session_timeout", "2s"),
+        ]),
+        Purpose::Command => options.options([("jit", "off"), ("idle_in_transaction_session_timeout", "60s")]),
+    })
+}
+
+async fn wait_for(options: &PgConnectOptions, patience: Duration) -> Result<(), ConnectError> {
+    let started = clock::monotonic();
+    let mut told = false;
+    loop {
+        let cause = match tokio::time::timeout(TRY_MAX, PgConnection::connect_with(options)).await {
+            Ok(Ok(connection)) => {
+                let _ = connection.close().await;
+                return Ok(());
+            }
+            Ok(Err(error)) if waiting_may_help(&error) => error.to_string(),
+            Ok(Err(error)) => {
+                return Err(ConnectError::Refused { target: target(options), cause: error.to_string() });
+            }
+            Err(_) => format!("no answer within {}", humantime::format_duration(TRY_MAX)),
+        };
+        if started.elapsed() + BETWEEN_TRIES > patience {
+            return Err(ConnectError::Unreachable { target: target(options), waited: patience, cause });
+        }
+        if !told {
+            tracing::warn!(db.target = target(options), error = cause, "waiting for the database");
+            told = true;
+        }
+        tokio::time::sleep(BETWEEN_TRIES).await;
+    }
+}
+
+/// Whether the database may be about to come: not there yet, starting, or full.
+fn waiting_may_help(error: &sqlx::Error) -> bool {
+    match error {
+        sqlx::Error::Io(_) => true,
+        sqlx::Error::Database(error) => {
+            error.code().is_some_and(|code| code.starts_with("57P") || code.starts_with("53"))
+        }
+        _ => false,
+    }
+}
+
+fn target(options: &PgConnectOptions) -> String {
+    let database = options.get_database().unwrap_or(options.get_username());
+    let place = match options.get_socket() {
+        Some(socket) => socket.display().to_string(),
+        None => format!("{}:{}", options.get_host(), options.get_port()),
+    };
+    format!("{database} at {place} (user {})", options.get_username())
+}
+
+#[cfg(test)]
+mod tests {
+    #![expect(clippy::unwrap_used, reason = "a test may fail by panicking")]
+    use super::*;
+
+    #[tokio::test]
+    async fn an_absent_database_is_named_without_its_password() {
+        // Port 1 of loopback: nothing listens there.
+        let url = SecretString::from("postgres://dialer:hunter2@127.0.0.1:1/calls".to_owned());
+        let error = connect(&url, Purpose::Command, 1, Duration::ZERO).await.unwrap_err().to_string();
+        assert!(error.contains("calls at 127.0.0.1:1 (user dialer)"), "{error}");
+        assert!(!error.contains("hunter2"), "{error}");
+    }
+
+    #[tokio::test]
+    async fn an_unreadable_address_is_not_repeated() {
+        let url = SecretString::from("postgres://dialer:hunter2@127.0.0.1:port/calls".to_owned());
+        let error = connect(&url, Purpose::Command, 1, Duration::ZERO).await.unwrap_err().to_string();
+        assert!(error.contains("can't be read") && !error.contains("hunter2"), "{error}");
+    }
+}
