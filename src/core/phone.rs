@@ -3,6 +3,13 @@
 use std::fmt;
 use std::sync::Arc;
 
+use rlibphonenumber::{
+    ExtractNumberError, NotANumberError, PHONE_NUMBER_UTIL as LIB, ParseError, PhoneNumber,
+    PhoneNumberFormat, PhoneNumberType, ValidationError,
+};
+
+use super::place::{AreaCode, Country, Place};
+
 /// A phone number in E.164, with its `+`. It has no `Display`: where a person's number must be written whole
 /// (the provider's API, the database), the code says so with [`E164::as_str`]; everything else shows it masked.
 #[derive(Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -34,6 +41,178 @@ impl E164 {
 impl fmt::Debug for E164 {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(&self.masked())
+    }
+}
+
+/// E.164 whole in JSON: for the database and the provider, not for logs.
+pub mod whole {
+    use serde::{Deserialize, Deserializer, Serializer, de::Error};
+
+    use super::E164;
+
+    pub fn serialize<S: Serializer>(number: &E164, to: S) -> Result<S::Ok, S::Error> {
+        to.serialize_str(number.as_str())
+    }
+
+    pub fn deserialize<'de, D: Deserializer<'de>>(from: D) -> Result<E164, D::Error> {
+        let text = String::deserialize(from)?;
+        E164::from_canonical(&text).ok_or_else(|| D::Error::custom("not a number in E.164"))
+    }
+}
+
+/// As [`whole`], a list of them.
+pub mod whole_list {
+    use serde::{Deserialize, Deserializer, Serialize, Serializer};
+
+    use super::E164;
+
+    #[derive(Serialize, Deserialize)]
+    struct Whole(#[serde(with = "super::whole")] E164);
+
+    pub fn serialize<S: Serializer>(numbers: &[E164], to: S) -> Result<S::Ok, S::Error> {
+        to.collect_seq(numbers.iter().map(E164::as_str))
+    }
+
+    pub fn deserialize<'de, D: Deserializer<'de>>(from: D) -> Result<Vec<E164>, D::Error> {
+        Ok(Vec::<Whole>::deserialize(from)?.into_iter().map(|Whole(number)| number).collect())
+    }
+}
+
+/// How strictly a number is judged (`intake.phone_check`).
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum PhoneCheck {
+    /// By length and by the ranges in use.
+    Valid,
+    /// By length alone.
+    Possible,
+}
+
+/// Why a text is not a number to dial. Says nothing of the number itself: it may be a person's.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub enum PhoneError {
+    #[error("is empty")]
+    Empty,
+    #[error(
+        "must be international, starting with + and the country's calling code; a national number isn't guessed"
+    )]
+    National,
+    #[error("has an extension; only numbers that can be dialed as they stand are taken")]
+    Extension,
+    #[error("has a character that is neither a digit nor punctuation (space . - ( ) /)")]
+    Character,
+    #[error("starts with a calling code that no country has")]
+    CallingCode,
+    #[error("is too short for its country")]
+    TooShort,
+    #[error("is too long for its country")]
+    TooLong,
+    #[error("has a length that its country doesn't use")]
+    Length,
+    #[error("is in no range that its country uses")]
+    NotInUse,
+}
+
+/// A number as parsed, with what its digits tell.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Phone {
+    pub number: E164,
+    pub place: Place,
+    pub kind: Kind,
+}
+
+impl Phone {
+    /// The country a call to it is counted under; none, and so refused by every allow-list, for numbers that cost the
+    /// caller more than a call or belong to no country.
+    pub fn destination(&self) -> Option<Country> {
+        self.place.country.filter(|_| self.kind == Kind::Ordinary)
+    }
+}
+
+/// What a call to a number costs its caller.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Kind {
+    Ordinary,
+    /// Premium rate or shared cost.
+    Costly,
+}
+
+/// Reads an international number as a person or program writes it: `+1 (415) 555-0123`.
+pub fn parse(text: &str, check: PhoneCheck) -> Result<Phone, PhoneError> {
+    let text = text.trim();
+    check_characters(text)?;
+    let number = LIB.parse(text, None).map_err(parse_error)?;
+    if let Err(error) = LIB.is_possible_number_with_reason(&number) {
+        return Err(length_error(error));
+    }
+    if check == PhoneCheck::Valid && !LIB.is_valid_number(&number) {
+        return Err(PhoneError::NotInUse);
+    }
+    let e164 =
+        E164::from_canonical(&LIB.format(&number, PhoneNumberFormat::E164)).ok_or(PhoneError::Length)?;
+    Ok(describe(e164, &number))
+}
+
+/// What the digits of a number tell. Nothing is known of one that libphonenumber can't read.
+pub fn place_of(number: &E164) -> Place {
+    match LIB.parse(number.as_str(), None) {
+        Ok(parsed) => describe(number.clone(), &parsed).place,
+        Err(_) => Place::default(),
+    }
+}
+
+fn describe(number: E164, parsed: &PhoneNumber) -> Phone {
+    let country =
+        LIB.get_region_for_number(parsed).and_then(|r| Country::try_from((r as u16).to_be_bytes()).ok());
+    let kind = match LIB.get_number_type(parsed) {
+        PhoneNumberType::PremiumRate | PhoneNumberType::SharedCost => Kind::Costly,
+        _ => Kind::Ordinary,
+    };
+    let area = match LIB.get_length_of_geographical_area_code(parsed) {
+        0 => None,
+        length => {
+            let calling_code_digits = parsed.country_code.to_string().len();
+            number.as_str().get(..1 + calling_code_digits + length).and_then(|p| p.parse::<AreaCode>().ok())
+        }
+    };
+    Phone { number, place: Place { country, region: country.map(Into::into), area }, kind }
+}
+
+/// Only `+`, digits and punctuation: no letters (a vanity number is not what the caller ID list will hold), no
+/// extension, no `tel:`.
+fn check_characters(text: &str) -> Result<(), PhoneError> {
+    if text.is_empty() {
+        return Err(PhoneError::Empty);
+    }
+    let lower = text.to_ascii_lowercase();
+    if ["ext", "x", "#", ";", ","].iter().any(|mark| lower.contains(mark)) {
+        return Err(PhoneError::Extension);
+    }
+    let Some(rest) = text.strip_prefix('+') else { return Err(PhoneError::National) };
+    let allowed = |c: char| {
+        c.is_ascii_digit()
+            || matches!(c, ' ' | '.' | '-' | '(' | ')' | '/' | '\u{a0}' | '\u{2010}'..='\u{2015}')
+    };
+    if rest.chars().all(allowed) { Ok(()) } else { Err(PhoneError::Character) }
+}
+
+fn parse_error(error: ParseError) -> PhoneError {
+    match error {
+        ParseError::InvalidCountryCode => PhoneError::CallingCode,
+        ParseError::TooShortAfterIdd | ParseError::TooShortNsn => PhoneError::TooShort,
+        ParseError::TooLongNsn => PhoneError::TooLong,
+        ParseError::NotANumber(NotANumberError::FailedToExtractNumber(
+            ExtractNumberError::NoValidStartCharacter,
+        )) => PhoneError::Empty,
+        ParseError::NotANumber(_) => PhoneError::TooShort,
+    }
+}
+
+fn length_error(error: ValidationError) -> PhoneError {
+    match error {
+        ValidationError::InvalidCountryCode => PhoneError::CallingCode,
+        ValidationError::TooShort => PhoneError::TooShort,
+        ValidationError::TooLong => PhoneError::TooLong,
+        ValidationError::InvalidLength => PhoneError::Length,
     }
 }
 

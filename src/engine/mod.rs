@@ -1,1 +1,3 @@
-//! (room to be filled)
+//! The stages that a job goes through, over traits: no lapin, sqlx, reqwest or axum here.
+
+pub mod ports;
