@@ -109,6 +109,13 @@ text_id!(
 );
 text_id!(Brand, check_opaque);
 
+impl AccountName {
+    /// The account that agents without an entry belong to.
+    pub fn default_account() -> Self {
+        Self("default".into())
+    }
+}
+
 /// One try at placing a call; travels to the provider as the custom variable `outdial_attempt_id`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
 pub struct AttemptId(pub Uuid);

@@ -1,6 +1,7 @@
 //! Pure decisions: no tokio, sqlx, lapin, reqwest or axum; no clock and no randomness (they are arguments).
 
 pub mod call;
+pub mod decide;
 pub mod ending;
 pub mod events;
 pub mod ids;
@@ -8,5 +9,7 @@ pub mod job;
 pub mod outcome;
 pub mod phone;
 pub mod place;
+pub mod rules;
 pub mod states;
 pub mod text;
+pub mod windows;

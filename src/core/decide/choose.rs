@@ -1,0 +1,131 @@
+//! One number of a plan, by how much each has been used.
+
+use std::cmp::Ordering;
+
+use chrono::{DateTime, Utc};
+
+use super::{Candidate, Plan, Tier, TierSource};
+use crate::core::phone::E164;
+use crate::core::rules::{Overflow, Strategy};
+
+/// What is known of a number's use at the moment of choosing.
+#[derive(Debug, Clone, Copy, PartialEq, Default)]
+pub struct NumberUse {
+    /// Of its tightest window: used / limit, the largest over its limits; 0 when unlimited.
+    pub share: f64,
+    /// Whether it could take one more within the horizon.
+    pub free: bool,
+    /// When it could next, if not now; none: nobody knows (all its calls must end first).
+    pub next_at: Option<DateTime<Utc>>,
+    pub last_call: Option<DateTime<Utc>>,
+}
+
+#[derive(Debug, Clone, PartialEq)]
+pub enum Choice {
+    Number {
+        number: E164,
+        /// Place in [`Plan::tiers`].
+        tier: usize,
+        /// The callee knew another number, which is no longer eligible: remember this one instead.
+        breaks_sticky: bool,
+    },
+    /// Call without `from_phone_number`.
+    AgentDefault { tier: usize },
+    /// Every number is at its limit; the soonest is free again then.
+    Full { next_at: Option<DateTime<Utc>> },
+}
+
+/// Picks a number of the plan, or says that all are at their limit.
+///
+/// `sticky` is the number that this callee knows, `draw` the randomness of `weighted`: 64 even bits. Equal arguments
+/// give equal answers; what is equally good goes by the number's own text.
+pub fn choose(plan: &Plan, usage: &impl Fn(&E164) -> NumberUse, sticky: Option<&E164>, draw: u64) -> Choice {
+    let mut soonest: Option<DateTime<Utc>> = None;
+    for (at, tier) in plan.tiers.iter().enumerate() {
+        if matches!(tier.source, TierSource::AgentDefault { .. }) {
+            return Choice::AgentDefault { tier: at };
+        }
+        if tier.sticky
+            && let Some(known) = sticky
+        {
+            // The first tier that remembers: whichever holds the known number from here on, the job keeps to it.
+            let holder = (at..).zip(&plan.tiers[at..]).find(|(_, t)| t.sticky && t.holds(known));
+            if let Some((tier, _)) = holder {
+                let used = usage(known);
+                return match used.free {
+                    true => Choice::Number { number: known.clone(), tier, breaks_sticky: false },
+                    false => Choice::Full { next_at: used.next_at },
+                };
+            }
+        }
+        if let Some(number) = pick(tier, usage, draw, &mut soonest) {
+            return Choice::Number { number, tier: at, breaks_sticky: tier.sticky && sticky.is_some() };
+        }
+        if tier.overflow == Overflow::Wait {
+            break;
+        }
+    }
+    Choice::Full { next_at: soonest }
+}
+
+impl Tier {
+    pub fn holds(&self, number: &E164) -> bool {
+        self.candidates.binary_search_by(|c| c.number.cmp(number)).is_ok()
+    }
+}
+
+/// The best of the tier's free numbers; `soonest` learns when those at their limit are free again.
+fn pick(
+    tier: &Tier,
+    usage: &impl Fn(&E164) -> NumberUse,
+    draw: u64,
+    soonest: &mut Option<DateTime<Utc>>,
+) -> Option<E164> {
+    let mut best: Option<(&Candidate, NumberUse)> = None;
+    let mut weight_total: u64 = 0;
+    for candidate in &tier.candidates {
+        let used = usage(&candidate.number);
+        if !used.free {
+            *soonest = [*soonest, used.next_at].into_iter().flatten().min();
+            continue;
+        }
+        weight_total += u64::from(candidate.weight);
+        // Candidates stand in the order of their numbers: only what is strictly better replaces the best.
+        if best.is_none_or(|best| better(tier.strategy, (candidate, used), best)) {
+            best = Some((candidate, used));
+        }
+    }
+    let (best, _) = best?;
+    match tier.strategy {
+        Strategy::Weighted => weighted(tier, usage, draw, weight_total),
+        Strategy::LeastUsed | Strategy::RoundRobin | Strategy::LocalPresence => Some(best.number.clone()),
+    }
+}
+
+fn better(strategy: Strategy, one: (&Candidate, NumberUse), other: (&Candidate, NumberUse)) -> bool {
+    let by_share = || one.1.share.total_cmp(&other.1.share);
+    // Never used comes first: None is less than any date.
+    let by_age = || one.1.last_call.cmp(&other.1.last_call);
+    let order = match strategy {
+        Strategy::LeastUsed => by_share().then_with(by_age),
+        Strategy::RoundRobin => by_age(),
+        Strategy::LocalPresence => {
+            one.0.nearness.cmp(&other.0.nearness).then_with(by_share).then_with(by_age)
+        }
+        Strategy::Weighted => Ordering::Equal,
+    };
+    order.is_lt()
+}
+
+/// The free number on which the draw falls, each as wide as its weight.
+fn weighted(tier: &Tier, usage: &impl Fn(&E164) -> NumberUse, draw: u64, total: u64) -> Option<E164> {
+    let point = (u128::from(draw) * u128::from(total)) >> 64;
+    let mut passed: u128 = 0;
+    for candidate in tier.candidates.iter().filter(|c| usage(&c.number).free) {
+        passed += u128::from(candidate.weight);
+        if point < passed {
+            return Some(candidate.number.clone());
+        }
+    }
+    None
+}

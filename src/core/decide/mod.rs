@@ -1,0 +1,256 @@
+//! Which caller ID a job gets, or why it gets none. One pure function that worker, `explain` and tests all run:
+//! [`decide`] settles everything that holds for a whole class of jobs, [`choose`] picks one of its numbers by how much
+//! each has been used.
+
+mod choose;
+mod select;
+mod world;
+
+pub use choose::{Choice, NumberUse, choose};
+pub use select::Exclusion;
+pub use world::*;
+
+use std::sync::Arc;
+
+use crate::core::ids::{AccountName, Brand, ModelId};
+use crate::core::phone::E164;
+use crate::core::rules::compile::Asked;
+use crate::core::rules::{NoRoute, Otherwise, Overflow, Rule, Strategy};
+use crate::core::states::Reason;
+
+/// What may be done with the jobs of a class.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Decision {
+    /// They wait; something has to change first.
+    Hold(Reason),
+    /// They are over.
+    Refuse(Reason),
+    Dial(Plan),
+}
+
+/// With which agent, and from which numbers, best first.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Plan {
+    pub model: ModelId,
+    /// The publisher's, else the campaign's: part of the sticky key.
+    pub brand: Option<Brand>,
+    pub account: AccountName,
+    /// Never empty. The next is looked at when every number of one is at its limit and its rule says `next`.
+    pub tiers: Vec<Tier>,
+}
+
+#[derive(Debug, Clone, PartialEq)]
+pub struct Tier {
+    pub source: TierSource,
+    pub strategy: Strategy,
+    pub sticky: bool,
+    pub overflow: Overflow,
+    /// Sorted by number. Empty only for [`TierSource::AgentDefault`].
+    pub candidates: Vec<Candidate>,
+}
+
+/// Who says that these numbers may be used.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum TierSource {
+    /// The publisher's `from_phone_number`.
+    Publisher,
+    /// A rule, by its place in the file (from 0).
+    Rule { index: usize, name: String },
+    /// No number of ours: the provider picks. By the rule's `otherwise`, or (none) by `no_route`.
+    AgentDefault { rule: Option<(usize, String)> },
+}
+
+impl TierSource {
+    /// As recorded in `calls.rule`.
+    pub fn name(&self) -> &str {
+        match self {
+            TierSource::Publisher => "from_phone_number",
+            TierSource::Rule { name, .. } | TierSource::AgentDefault { rule: Some((_, name)) } => name,
+            TierSource::AgentDefault { rule: None } => "no_route",
+        }
+    }
+}
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Candidate {
+    pub number: E164,
+    pub weight: u32,
+    /// To the callee, for `local_presence`: 0 same area code, 1 region, 2 country, 3 elsewhere. Else 0.
+    pub nearness: u8,
+}
+
+/// The decision for a class of jobs. What holds for all of them is asked first, the rules last.
+pub fn decide(world: &World, class: &Class) -> Decision {
+    let asked = match gate(world, class) {
+        Ok(asked) => asked,
+        Err(decision) => return decision,
+    };
+    let tiers = match &class.pinned {
+        Some(pinned) => pinned_tier(world, &asked, pinned).map(|tier| vec![tier]),
+        None => walk(world, class, &asked, &mut |_, _| {}),
+    };
+    match tiers {
+        Ok(tiers) => {
+            Decision::Dial(Plan { model: asked.model, brand: asked.brand, account: asked.account, tiers })
+        }
+        Err(decision) => decision,
+    }
+}
+
+/// What is settled of a class once nothing but the numbers is open.
+struct Settled {
+    model: ModelId,
+    brand: Option<Brand>,
+    account: AccountName,
+    pool: Arc<Pool>,
+}
+
+/// The reasons that hold before any number is looked at, in their order.
+fn gate(world: &World, class: &Class) -> Result<Settled, Decision> {
+    let hold = |reason| Err(Decision::Hold(reason));
+    if world.kill_switch {
+        return hold(Reason::KillSwitch);
+    }
+    match world.campaigns.get(&class.campaign) {
+        Some(CampaignState::Paused) => return hold(Reason::CampaignPaused),
+        Some(CampaignState::Canceled) => return hold(Reason::Canceled),
+        Some(CampaignState::Active) | None => {}
+    }
+    if world.version.0 == 0 {
+        return hold(Reason::NoRoute);
+    }
+    let campaign = world.rules.campaign(&class.campaign);
+    let Some(model) = class.model.clone().or_else(|| campaign?.model_id.clone()) else {
+        return hold(Reason::NoAgent);
+    };
+    let account = world.rules.account(&model).clone();
+    match world.accounts.get(&account) {
+        Some(AccountState::Active) => {}
+        Some(AccountState::ProviderUnavailable) => return hold(Reason::ProviderUnavailable),
+        Some(AccountState::Paused) | None => return hold(Reason::AccountPaused),
+    }
+    let listed = campaign.and_then(|c| c.destinations.as_deref());
+    if let Some(listed) = listed
+        && !class.country.is_some_and(|country| listed.contains(&country))
+    {
+        return Err(Decision::Refuse(Reason::DestinationNotAllowed));
+    }
+    let pool = match world.pools.get(&model) {
+        Some(pool) => match pool.state {
+            PoolState::Current => pool.clone(),
+            PoolState::AgentUnavailable => return hold(Reason::AgentUnavailable),
+            PoolState::NeverRead | PoolState::Stale => return hold(Reason::PoolUnknown),
+        },
+        None => return hold(Reason::PoolUnknown),
+    };
+    if listed.is_none() {
+        // An empty pool allows no country, but it will not stay empty: nothing is refused for it.
+        if pool.numbers().is_empty() {
+            return hold(Reason::NoEligibleNumber);
+        }
+        if !class.country.is_some_and(|country| pool.countries().contains(&country)) {
+            return Err(Decision::Refuse(Reason::DestinationNotAllowed));
+        }
+    }
+    let brand = class.brand.clone().or_else(|| campaign?.brand.clone());
+    Ok(Settled { model, brand, account, pool })
+}
+
+fn pinned_tier(world: &World, settled: &Settled, pinned: &E164) -> Result<Tier, Decision> {
+    if settled.pool.get(pinned).is_none() {
+        return Err(Decision::Hold(Reason::FromNumberNotInPool));
+    }
+    if !world.number_state(pinned).is_eligible() {
+        return Err(Decision::Hold(Reason::NoEligibleNumber));
+    }
+    Ok(Tier {
+        source: TierSource::Publisher,
+        strategy: Strategy::LeastUsed,
+        sticky: false,
+        overflow: Overflow::Wait,
+        candidates: vec![Candidate { number: pinned.clone(), weight: 1, nearness: 0 }],
+    })
+}
+
+/// What came of a rule that matched.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Step {
+    /// It gave a tier.
+    Tier,
+    /// It had no eligible number, and its `otherwise` was followed.
+    Otherwise(Otherwise),
+}
+
+/// The rules in file order. A job that one rule has numbers for is neither held nor refused by a later one, which it
+/// only reached because those numbers are at their limit for a moment: it waits for them.
+fn walk(
+    world: &World,
+    class: &Class,
+    settled: &Settled,
+    saw: &mut impl FnMut(usize, Step),
+) -> Result<Vec<Tier>, Decision> {
+    let asked = settled.asked(class);
+    let mut tiers = Vec::new();
+    for (index, rule) in world.rules.matching(&asked) {
+        let candidates = select::candidates(world, class, &settled.pool, rule);
+        let step = if candidates.is_empty() { Step::Otherwise(rule.otherwise) } else { Step::Tier };
+        saw(index, step);
+        match step {
+            Step::Tier => {
+                tiers.push(Tier::of_rule(index, rule, candidates));
+                if rule.overflow == Overflow::Wait {
+                    return Ok(tiers);
+                }
+            }
+            Step::Otherwise(Otherwise::Next) => {}
+            Step::Otherwise(Otherwise::AgentDefault) => {
+                tiers.push(Tier::agent_default(Some((index, rule.name.clone()))));
+                return Ok(tiers);
+            }
+            Step::Otherwise(_) if !tiers.is_empty() => return Ok(tiers),
+            Step::Otherwise(Otherwise::Hold) => return Err(Decision::Hold(Reason::NoEligibleNumber)),
+            Step::Otherwise(Otherwise::Refuse) => return Err(Decision::Refuse(Reason::NoEligibleNumber)),
+        }
+    }
+    if !tiers.is_empty() {
+        return Ok(tiers);
+    }
+    match world.rules.settings().defaults.no_route {
+        NoRoute::Hold => Err(Decision::Hold(Reason::NoRoute)),
+        NoRoute::Refuse => Err(Decision::Refuse(Reason::NoRoute)),
+        NoRoute::AgentDefault => Ok(vec![Tier::agent_default(None)]),
+    }
+}
+
+impl Settled {
+    fn asked<'a>(&'a self, class: &'a Class) -> Asked<'a> {
+        Asked {
+            campaign: &class.campaign,
+            model: &self.model,
+            brand: self.brand.as_ref(),
+            region: class.region,
+        }
+    }
+}
+
+impl Tier {
+    fn of_rule(index: usize, rule: &Rule, candidates: Vec<Candidate>) -> Self {
+        Self {
+            source: TierSource::Rule { index, name: rule.name.clone() },
+            strategy: rule.strategy,
+            sticky: rule.sticky,
+            overflow: rule.overflow,
+            candidates,
+        }
+    }
+
+    fn agent_default(rule: Option<(usize, String)>) -> Self {
+        Self {
+            source: TierSource::AgentDefault { rule },
+            strategy: Strategy::LeastUsed,
+            sticky: false,
+            overflow: Overflow::Wait,
+            candidates: Vec::new(),
+        }
+    }
+}

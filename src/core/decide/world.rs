@@ -1,0 +1,137 @@
+//! What a decision is made from: the job's class, and what is known of the world at that moment.
+
+use std::collections::{BTreeSet, HashMap};
+use std::sync::Arc;
+
+use crate::core::ids::{AccountName, Brand, CampaignId, ModelId, RoutingVersion};
+use crate::core::phone::{E164, place_of};
+use crate::core::place::{AreaCode, Country, Place, Region};
+use crate::core::rules::Compiled;
+use crate::core::states::{NumberState, words};
+
+/// The inputs of a decision that a job brings. Jobs of one class are decided alike.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub struct Class {
+    pub campaign: CampaignId,
+    /// As the publisher gave it; none: the campaign's.
+    pub model: Option<ModelId>,
+    /// As the publisher gave it; none: the campaign's.
+    pub brand: Option<Brand>,
+    /// As the publisher gave it, else derived from the callee's number.
+    pub region: Option<Region>,
+    /// Where the call goes, by the callee's number: [`crate::core::phone::Phone::destination`].
+    pub country: Option<Country>,
+    /// The callee's area code, where a rule may ask for it: [`Compiled::wants_area`].
+    pub area: Option<AreaCode>,
+    /// The publisher's own `from_phone_number`.
+    pub pinned: Option<E164>,
+    /// Jobs parked on the number their callee knows. [`super::decide`] doesn't read it: it is for [`super::choose`].
+    pub sticky: Option<E164>,
+}
+
+words!(
+    /// What is known of an agent's pool.
+    PoolState {
+        NeverRead = "never_read",
+        /// Read, but longer ago than `pool.max_age`.
+        Stale = "stale",
+        Current = "current",
+        /// The provider says there is no such agent.
+        AgentUnavailable = "agent_unavailable",
+    }
+);
+
+/// The numbers attached to one agent, with what their digits tell.
+#[derive(Debug, Clone)]
+pub struct Pool {
+    pub state: PoolState,
+    /// Sorted by number.
+    numbers: Vec<PoolNumber>,
+    countries: BTreeSet<Country>,
+    /// Places in `numbers`, by derived region; a part is listed under its country too.
+    by_region: HashMap<Region, Vec<u32>>,
+}
+
+#[derive(Debug, Clone)]
+pub struct PoolNumber {
+    pub number: E164,
+    pub place: Place,
+}
+
+impl Pool {
+    pub fn new(state: PoolState, numbers: impl IntoIterator<Item = E164>) -> Self {
+        let unique: BTreeSet<E164> = numbers.into_iter().collect();
+        let numbers: Vec<_> =
+            unique.into_iter().map(|number| PoolNumber { place: place_of(&number), number }).collect();
+        let countries = numbers.iter().filter_map(|n| n.place.country).collect();
+        let mut by_region: HashMap<Region, Vec<u32>> = HashMap::new();
+        for (at, region) in (0..).zip(&numbers).filter_map(|(at, n)| Some((at, n.place.region?))) {
+            by_region.entry(region).or_default().push(at);
+            if region.is_part() {
+                by_region.entry(region.country().into()).or_default().push(at);
+            }
+        }
+        Self { state, numbers, countries, by_region }
+    }
+
+    pub fn numbers(&self) -> &[PoolNumber] {
+        &self.numbers
+    }
+
+    pub fn get(&self, number: &E164) -> Option<&PoolNumber> {
+        let at = self.numbers.binary_search_by(|known| known.number.cmp(number)).ok()?;
+        self.numbers.get(at)
+    }
+
+    /// The countries of its numbers, by their digits.
+    pub fn countries(&self) -> &BTreeSet<Country> {
+        &self.countries
+    }
+
+    /// Numbers whose digits tell that they are in the region or a part of it.
+    pub fn in_region(&self, region: &Region) -> impl Iterator<Item = &PoolNumber> {
+        self.by_region.get(region).into_iter().flatten().filter_map(|&at| self.numbers.get(at as usize))
+    }
+}
+
+words!(
+    /// Whether a campaign's jobs may go. Absent from the world: active.
+    CampaignState {
+        Active = "active",
+        Paused = "paused",
+        Canceled = "canceled",
+    }
+);
+
+words!(
+    /// Whether calls may be placed with an account. Absent from the world: this worker holds no key for it, and
+    /// nothing is sent (`account_paused`).
+    AccountState {
+        Active = "active",
+        Paused = "paused",
+        /// The breaker is open, or the provider asked to wait.
+        ProviderUnavailable = "provider_unavailable",
+    }
+);
+
+/// Everything a decision reads beside the class.
+#[derive(Debug, Clone)]
+pub struct World {
+    /// 0: no rules applied yet, every job waits `no_route`.
+    pub version: RoutingVersion,
+    pub rules: Arc<Compiled>,
+    /// By agent; absent: never read.
+    pub pools: HashMap<ModelId, Arc<Pool>>,
+    /// Absent: active.
+    pub numbers: HashMap<E164, NumberState>,
+    /// Absent: active.
+    pub campaigns: HashMap<CampaignId, CampaignState>,
+    pub accounts: HashMap<AccountName, AccountState>,
+    pub kill_switch: bool,
+}
+
+impl World {
+    pub fn number_state(&self, number: &E164) -> NumberState {
+        self.numbers.get(number).copied().unwrap_or(NumberState::Active)
+    }
+}
