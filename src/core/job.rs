@@ -19,7 +19,7 @@ use crate::core::place::Region;
 
 pub use digest::{Digest16, of_id as id_digest};
 pub use fault::{DeadLetter, DeadReason};
-pub use field::{Consent, Metadata, Name, Priority, Variables};
+pub use field::{Consent, Metadata, Name, Priority};
 pub use message::job_schema;
 use message::{CancelMessage, JobMessage};
 

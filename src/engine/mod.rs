@@ -1,3 +1,4 @@
 //! The stages that a job goes through, over traits: no lapin, sqlx, reqwest or axum here.
 
+pub mod intake;
 pub mod ports;

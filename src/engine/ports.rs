@@ -2,12 +2,28 @@
 
 use std::future::Future;
 
-use chrono::{DateTime, Utc};
+use chrono::{DateTime, TimeDelta, Utc};
 
-use crate::core::ids::JobId;
-use crate::core::job::Job;
+use crate::core::ids::{CampaignId, JobId};
+use crate::core::job::{DeadLetter, Job};
 
 // ── intake ──────────────────────────────────────────────────────────────────────────────────────────────────────────
+
+/// A message delivered and not yet acked. Dropped, it stays the broker's, which delivers it again when the session
+/// ends.
+pub trait Message: Send + 'static {
+    fn body(&self) -> &[u8];
+    /// AMQP `message_id`.
+    fn message_id(&self) -> Option<&str>;
+    /// AMQP `type`.
+    fn kind(&self) -> Option<&str>;
+    /// Of the headers; only if well-formed by W3C Trace Context.
+    fn traceparent(&self) -> Option<String>;
+    /// Acks it. Returns at once; void where the session is over.
+    fn done(self);
+    /// Publishes it to `outdial.dead` as it is, and acks it when that is confirmed. Returns at once.
+    fn bury(self, why: DeadLetter);
+}
 
 /// A job to be written down.
 #[derive(Debug, Clone, PartialEq)]
@@ -35,7 +51,8 @@ pub enum LedgerError {
     /// No database, or it didn't answer in time. Whether it was done may be unknown; every step may be repeated.
     #[error("the database is unavailable: {0}")]
     Unavailable(String),
-    /// The data were refused, and would be again. Tells which rule was broken, never the values.
+    /// The data were refused, and would be again. Tells which rule was broken, never the values. Only for faults of
+    /// the data (SQLSTATE classes 22 and 23): intake dead-letters the job it comes down to.
     #[error("the database refused the data: {0}")]
     Refused(String),
 }
@@ -46,14 +63,17 @@ pub trait IntakeLedger: Send + Sync + 'static {
     /// again does no harm: what was committed is answered `Duplicate`.
     fn accept(&self, batch: &[NewJob]) -> impl Future<Output = Result<Vec<Receipt>, LedgerError>> + Send;
 
-    /// Cancels those of the jobs that are known and have no attempt in flight.
-    fn cancel(&self, ids: &[JobId]) -> impl Future<Output = Result<(), LedgerError>> + Send;
+    /// Cancels those of the jobs that are known and have no attempt in flight; how many that were.
+    fn cancel(&self, ids: &[JobId]) -> impl Future<Output = Result<u64, LedgerError>> + Send;
 
     /// How many jobs wait; for `intake.max_waiting`, so an estimate will do.
     fn waiting(&self) -> impl Future<Output = Result<u64, LedgerError>> + Send;
 }
 
-/// What the routing says of a campaign: how long a job without `expires_at` of its own may be started.
-pub trait Expiry: Send + Sync + 'static {
-    fn expires_after(&self, campaign: &crate::core::ids::CampaignId) -> chrono::TimeDelta;
+/// What intake must know to date a job.
+pub trait IntakeTerms: Send + Sync + 'static {
+    /// The database's time.
+    fn now(&self) -> DateTime<Utc>;
+    /// How long after receipt a job of this campaign may be started, where it doesn't say itself.
+    fn expires_after(&self, campaign: &CampaignId) -> TimeDelta;
 }

@@ -163,7 +163,7 @@ impl Field for chrono_tz::Tz {
 }
 
 /// Keys and values, whichever of the two forms they came in. Sorted by key: neither form's order means anything.
-#[derive(Clone, Default, PartialEq, Eq)]
+#[derive(Default)]
 pub struct Variables(pub Vec<(String, String)>);
 
 impl Field for Variables {

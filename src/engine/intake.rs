@@ -1,0 +1,281 @@
+//! Intake: messages become waiting jobs, in batches that size themselves: while one is committed the next gathers.
+//!
+//! A message is acked only after what it says is committed, and whatever is done twice does no harm, so that redelivery
+//! is always safe. What can't be a job is buried with the reason. While the database is away messages are kept unacked
+//! and the gate is shut, so that no more are delivered.
+
+mod batch;
+mod counts;
+#[cfg(test)]
+mod tests;
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::sync::{mpsc, watch};
+use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
+
+use super::ports::{IntakeLedger, IntakeTerms, LedgerError, Message, NewJob, Receipt};
+use crate::clock;
+use crate::core::backoff::Backoff;
+use crate::core::ids::JobId;
+use crate::core::job::{DeadLetter, DeadReason, JobOptions};
+use batch::{Pending, Run};
+pub use counts::{Counts, IntakeCounts};
+
+/// The most messages to a statement.
+pub const BATCH_MAX: usize = 500;
+/// A statement not answered by then counts as not answered at all.
+const STATEMENT_MAX: Duration = Duration::from_secs(10);
+/// How long a count of waiting jobs is relied on.
+const ROOM_FRESH: Duration = Duration::from_secs(1);
+
+pub struct Intake<L, T> {
+    pub ledger: Arc<L>,
+    pub terms: Arc<T>,
+    pub options: JobOptions,
+    /// `intake.max_waiting`.
+    pub max_waiting: u64,
+    /// Whether messages are wanted; the consumer subscribes and unsubscribes by it.
+    pub gate: watch::Sender<bool>,
+    pub counts: Arc<IntakeCounts>,
+}
+
+impl<L, T> std::fmt::Debug for Intake<L, T> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Intake").field("max_waiting", &self.max_waiting).finish_non_exhaustive()
+    }
+}
+
+/// Stopped before it was done: what is not acked stays the broker's.
+#[derive(Debug)]
+struct Stopped;
+
+/// What is left below `intake.max_waiting`, and when that was counted.
+struct Room {
+    jobs: u64,
+    counted_at: Option<Instant>,
+}
+
+impl<L: IntakeLedger, T: IntakeTerms> Intake<L, T> {
+    /// Takes messages until `stop`, or until nobody sends any more.
+    pub async fn run<M: Message>(&self, mut inbox: mpsc::Receiver<M>, stop: CancellationToken) {
+        let mut room = Room { jobs: 0, counted_at: None };
+        let mut messages = Vec::with_capacity(BATCH_MAX);
+        loop {
+            let Ok(most) = self.room(&mut room, &stop).await else { return };
+            let received = tokio::select! {
+                biased;
+                () = stop.cancelled() => return,
+                received = inbox.recv_many(&mut messages, most) => received,
+            };
+            if received == 0 {
+                return;
+            }
+            let Ok(accepted) = self.take(&mut messages, &stop).await else { return };
+            room.jobs = room.jobs.saturating_sub(accepted);
+        }
+    }
+
+    /// How many messages may be taken now, at least one; waits while too many jobs wait already.
+    async fn room(&self, room: &mut Room, stop: &CancellationToken) -> Result<usize, Stopped> {
+        loop {
+            let fresh = room.counted_at.is_some_and(|at| at.elapsed() < ROOM_FRESH);
+            if !fresh {
+                let waiting = self.insist(stop, || self.ledger.waiting()).await?;
+                let waiting = waiting.unwrap_or_else(|refused| {
+                    tracing::error!(error = refused, "waiting jobs can't be counted; intake goes on");
+                    0
+                });
+                room.jobs = self.max_waiting.saturating_sub(waiting);
+                room.counted_at = Some(clock::monotonic());
+            }
+            if room.jobs > 0 {
+                self.open_gate(true);
+                return Ok(usize::try_from(room.jobs).unwrap_or(BATCH_MAX).min(BATCH_MAX));
+            }
+            self.open_gate(false);
+            tokio::select! {
+                () = stop.cancelled() => return Err(Stopped),
+                () = tokio::time::sleep(ROOM_FRESH) => {}
+            }
+        }
+    }
+
+    /// Settles every message of the batch; how many new jobs there are.
+    async fn take<M: Message>(
+        &self,
+        messages: &mut Vec<M>,
+        stop: &CancellationToken,
+    ) -> Result<u64, Stopped> {
+        let started = clock::monotonic();
+        let mut accepted = 0;
+        let sorted = batch::sort(messages.drain(..), &self.options, &*self.terms);
+        sorted.dead.into_iter().for_each(|(message, why)| self.bury(message, why));
+        for run in sorted.runs {
+            match run {
+                Run::Cancels(cancels) => self.cancel(cancels, stop).await?,
+                Run::Jobs(jobs) => accepted += self.accept(jobs, stop).await?,
+            }
+        }
+        self.counts.batch(started.elapsed());
+        Ok(accepted)
+    }
+
+    async fn accept<M: Message>(
+        &self,
+        jobs: Vec<Pending<M>>,
+        stop: &CancellationToken,
+    ) -> Result<u64, Stopped> {
+        let mut accepted = 0;
+        let mut left = jobs;
+        while !left.is_empty() {
+            let (groups, batch) = batch::distinct(left);
+            left = Vec::new();
+            let verdicts = self.judge(&batch, stop).await?;
+            for (group, verdict) in groups.into_iter().zip(verdicts) {
+                accepted += u64::from(matches!(verdict, Ok(Receipt::New)));
+                left.extend(self.settle(group, verdict));
+            }
+        }
+        Ok(accepted)
+    }
+
+    /// Acks or buries the messages of one job id by the verdict on the first; gives back those that need their own.
+    fn settle<M: Message>(
+        &self,
+        group: batch::Group<M>,
+        verdict: Result<Receipt, DeadLetter>,
+    ) -> Vec<Pending<M>> {
+        let batch::Group { first, same, other } = group;
+        match verdict {
+            Ok(Receipt::Conflict) => {
+                self.bury(first, conflict());
+                same.into_iter().for_each(|message| self.bury(message, conflict()));
+                // What is known there is not the first's content; it may be another's.
+                return other;
+            }
+            Ok(receipt) => {
+                match receipt {
+                    Receipt::New => self.counts.add(Counts { accepted: 1, ..Counts::default() }),
+                    _ => self.counts.add(Counts { duplicates: 1, ..Counts::default() }),
+                }
+                first.done();
+                for message in same {
+                    self.counts.add(Counts { duplicates: 1, ..Counts::default() });
+                    message.done();
+                }
+                other.into_iter().for_each(|job| self.bury(job.message, conflict()));
+            }
+            Err(why) => {
+                self.bury(first, why.clone());
+                same.into_iter().for_each(|message| self.bury(message, why.clone()));
+                return other;
+            }
+        }
+        Vec::new()
+    }
+
+    /// The ledger's word on each job. A batch that it refuses is halved until the culprit stands alone: one NUL byte
+    /// must not take 500 jobs with it.
+    async fn judge(
+        &self,
+        batch: &[NewJob],
+        stop: &CancellationToken,
+    ) -> Result<Vec<Result<Receipt, DeadLetter>>, Stopped> {
+        let mut verdicts = Vec::with_capacity(batch.len());
+        let mut todo: Vec<&[NewJob]> = vec![batch];
+        while let Some(part) = todo.pop() {
+            match self.insist(stop, || self.write(part)).await? {
+                Ok(receipts) => verdicts.extend(receipts.into_iter().map(Ok)),
+                Err(refused) if part.len() == 1 => {
+                    let detail = format!("the database can't store it: {refused}");
+                    verdicts.push(Err(DeadLetter::new(DeadReason::Malformed, detail)));
+                }
+                Err(_) => {
+                    let (left, right) = part.split_at(part.len() / 2);
+                    todo.extend([right, left]);
+                }
+            }
+        }
+        Ok(verdicts)
+    }
+
+    async fn write(&self, part: &[NewJob]) -> Result<Vec<Receipt>, LedgerError> {
+        let receipts = self.ledger.accept(part).await?;
+        match receipts.len() == part.len() {
+            true => Ok(receipts),
+            // Without a receipt for each no message may be acked.
+            false => {
+                Err(LedgerError::Unavailable(format!("{} receipts for {} jobs", receipts.len(), part.len())))
+            }
+        }
+    }
+
+    async fn cancel<M: Message>(
+        &self,
+        cancels: Vec<(M, JobId)>,
+        stop: &CancellationToken,
+    ) -> Result<(), Stopped> {
+        let (messages, ids): (Vec<M>, Vec<JobId>) = cancels.into_iter().unzip();
+        match self.insist(stop, || self.ledger.cancel(&ids)).await? {
+            Ok(canceled) => self.counts.add(Counts { canceled, ..Counts::default() }),
+            Err(refused) => {
+                tracing::error!(error = refused, messages = ids.len(), "cancel messages refused; dropped");
+            }
+        }
+        messages.into_iter().for_each(Message::done);
+        Ok(())
+    }
+
+    fn bury<M: Message>(&self, message: M, why: DeadLetter) {
+        self.counts.dead(why.reason);
+        message.bury(why);
+    }
+
+    /// Runs a step until the database answers: `Err` is its refusal. Meanwhile the gate is shut.
+    async fn insist<R, F>(
+        &self,
+        stop: &CancellationToken,
+        step: impl Fn() -> F,
+    ) -> Result<Result<R, String>, Stopped>
+    where
+        F: Future<Output = Result<R, LedgerError>>,
+    {
+        let mut backoff = Backoff::new(Duration::from_millis(100), Duration::from_secs(5));
+        loop {
+            let answer = tokio::select! {
+                biased;
+                answer = tokio::time::timeout(STATEMENT_MAX, step()) => answer,
+                () = stop.cancelled() => return Err(Stopped),
+            };
+            let why = match answer {
+                Ok(Ok(done)) => return Ok(Ok(done)),
+                Ok(Err(LedgerError::Refused(why))) => return Ok(Err(why)),
+                Ok(Err(LedgerError::Unavailable(why))) => why,
+                Err(_) => format!("no answer within {} s", STATEMENT_MAX.as_secs()),
+            };
+            if self.open_gate(false) {
+                tracing::warn!(error = why, "the database is away: intake waits, nothing more is consumed");
+            }
+            self.counts.add(Counts { retries: 1, ..Counts::default() });
+            tokio::select! {
+                () = stop.cancelled() => return Err(Stopped),
+                () = tokio::time::sleep(backoff.after_failure(rand::random())) => {}
+            }
+        }
+    }
+
+    /// Opens or shuts the gate; whether that changed anything.
+    fn open_gate(&self, open: bool) -> bool {
+        self.gate.send_if_modified(|is_open| std::mem::replace(is_open, open) != open)
+    }
+}
+
+fn conflict() -> DeadLetter {
+    DeadLetter::new(
+        DeadReason::Conflict,
+        "a job with this job_id but other content was received before; send changed content under a new job_id",
+    )
+}
