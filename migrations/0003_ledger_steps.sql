@@ -634,49 +634,120 @@ begin
     return query select j.job_id from outdial.jobs j where j.job_no = any (v_job) and j.state = 'canceled';
 end $$;
 
--- Parks single jobs until a true date, or (p_class) in another class.
-create function outdial.park(p_job bigint[], p_reason text[], p_ready timestamptz[], p_class int[], p_events text[])
+-- Parks single jobs: until a true date, or (p_held) until the rules change; or moves them into another class.
+create function outdial.park(p_job bigint[], p_reason text[], p_ready timestamptz[], p_held boolean[], p_class int[], p_events text[])
 returns int language sql as $$
     with asked as (
-        select * from unnest(p_job, p_reason, p_ready, p_class) a(job, reason, ready, class_no)
-    ), held as materialized (
+        select * from unnest(p_job, p_reason, p_ready, p_held, p_class) a(job, reason, ready, held, class_no)
+    ), free as materialized (
         select w.job_no from outdial.work w where w.job_no = any (p_job) order by w.job_no for update skip locked
     ), parked as (
-        update outdial.work w set ready_at = a.ready, class_no = coalesce(a.class_no, w.class_no)
-        from asked a join held h on h.job_no = a.job where w.job_no = a.job
+        update outdial.work w set ready_at = case when a.held then 'infinity' else a.ready end, class_no = coalesce(a.class_no, w.class_no)
+        from asked a join free f on f.job_no = a.job where w.job_no = a.job
         returning w.job_no
     ), noted as (
         update outdial.jobs j set reason = a.reason, due_at = a.ready, class_no = coalesce(a.class_no, j.class_no), event_seq = j.event_seq + 1
         from asked a join parked p on p.job_no = a.job
-        where j.job_no = a.job and (j.reason, j.due_at) is distinct from (a.reason, a.ready)
-        returning j.job_no, j.job_id, j.campaign_id, j.reason, j.due_at, j.event_seq, j.metadata, j.traceparent
+        where j.job_no = a.job and (j.reason is distinct from a.reason or j.due_at is distinct from a.ready or a.class_no <> j.class_no)
+        returning j.job_no, j.job_id, j.campaign_id, j.reason, j.due_at, j.event_seq, j.metadata, j.traceparent, a.class_no
     ), told as (
         insert into outdial.outbox (type, subject, sequence, data, traceparent)
         select 'job.waiting', job_id, event_seq,
                jsonb_strip_nulls(jsonb_build_object('job_id', job_id, 'campaign_id', campaign_id, 'reason', reason, 'due_at', due_at, 'metadata', metadata)), traceparent
-        from noted where outdial.wants(p_events, 'job.waiting') order by job_no
+        from noted where class_no is null and outdial.wants(p_events, 'job.waiting') order by job_no
     )
     select count(*)::int from parked
 $$;
 
--- Writes a class's reason into the records of its waiting jobs, a bounded number at a time.
-create function outdial.relabel(p_class int, p_reason text, p_limit int, p_events text[]) returns int language sql as $$
-    with stale as materialized (
+-- New rules may open a window: jobs that wait for one are looked at again. Answers how many; call again while it is p_limit.
+create function outdial.rejudge(p_limit int) returns int language sql as $$
+    with due as (
         select w.job_no from outdial.work w join outdial.jobs j using (job_no)
-        where w.class_no = p_class and w.ready_at is null and j.reason is distinct from p_reason
-        order by w.rank, w.job_no limit p_limit for update of w skip locked
+        where w.ready_at is not null and j.reason in ('outside_window', 'timezone_unknown')
+        order by w.ready_at limit p_limit for update of w skip locked
+    ), ready as (
+        update outdial.work w set ready_at = null from due where w.job_no = due.job_no
+    ), told as (
+        update outdial.jobs j set reason = 'queued', due_at = null from due where j.job_no = due.job_no
+    )
+    select count(*)::int from due
+$$;
+
+-- What dispatch says of classes: why their jobs wait, and until when as far as that is known.
+create function outdial.note_classes(p_class int[], p_reason text[], p_due timestamptz[]) returns void language sql as $$
+    update outdial.classes c set reason = n.reason, due_at = n.due,
+           decided_at = case when c.reason = n.reason then c.decided_at else clock_timestamp() end
+    from (select * from unnest(p_class, p_reason, p_due) n(class_no, reason, due) order by class_no) n
+    where c.class_no = n.class_no
+      and (c.reason <> n.reason or c.decided_at is null or (c.due_at is distinct from n.due
+           and coalesce(abs(extract(epoch from c.due_at - n.due)) > 1, true)))
+$$;
+
+-- Writes what holds a class, once it has held for a second, into the records of its waiting jobs: walks over the work
+-- list from p_after on, p_limit jobs at a time. Answers how far it came (null: to the end) and how many it wrote.
+create function outdial.relabel(p_after bigint, p_limit int, p_events text[]) returns table (upto bigint, written int)
+language sql as $$
+    with chunk as materialized (
+        select w.job_no, w.class_no from outdial.work w
+        where w.job_no > p_after and w.ready_at is null order by w.job_no limit p_limit
+    ), stale as materialized (
+        select k.job_no, c.reason from chunk k join outdial.classes c using (class_no) join outdial.jobs j on j.job_no = k.job_no
+        where j.reason is distinct from c.reason and c.decided_at < clock_timestamp() - interval '1 second'
+    ), held as materialized (
+        select w.job_no from outdial.work w where w.job_no in (select job_no from stale) order by w.job_no for update skip locked
     ), noted as (
-        update outdial.jobs j set reason = p_reason, due_at = null, event_seq = j.event_seq + 1
-        from stale where j.job_no = stale.job_no
-        returning j.job_no, j.job_id, j.campaign_id, j.event_seq, j.metadata, j.traceparent
+        update outdial.jobs j set reason = s.reason, due_at = null, event_seq = j.event_seq + 1
+        from stale s join held h using (job_no) where j.job_no = s.job_no and j.state = 'waiting'
+        returning j.job_no, j.job_id, j.campaign_id, j.reason, j.event_seq, j.metadata, j.traceparent
     ), told as (
         insert into outdial.outbox (type, subject, sequence, data, traceparent)
         select 'job.waiting', job_id, event_seq,
-               jsonb_strip_nulls(jsonb_build_object('job_id', job_id, 'campaign_id', campaign_id, 'reason', p_reason, 'metadata', metadata)), traceparent
+               jsonb_strip_nulls(jsonb_build_object('job_id', job_id, 'campaign_id', campaign_id, 'reason', reason, 'metadata', metadata)), traceparent
         from noted where outdial.wants(p_events, 'job.waiting') order by job_no
     )
-    select count(*)::int from noted
+    select case when (select count(*) from chunk) = p_limit then (select max(job_no) from chunk) end, (select count(*)::int from noted)
 $$;
+
+-- How far numbers are used, in each window as it slides, and when the next slot is.
+create function outdial.used_numbers(p_number text[], p_slack interval) returns table (
+    number text, used_second bigint, used_minute bigint, used_hour bigint, used_day bigint, in_use bigint,
+    next_at timestamptz, last_slot timestamptz
+) language sql stable as $$
+    select l.key, coalesce(u.s, 0), coalesce(u.m, 0), coalesce(u.h, 0), coalesce(u.d, 0), l.in_use::bigint,
+           (select max(g.slot + w.span + p_slack)
+            from (values (l.per_second, interval '1 second'), (l.per_minute, interval '1 minute'),
+                         (l.per_hour, interval '1 hour'), (l.per_day, interval '1 day')) w(n, span)
+            join outdial.grants g on g.thing_no = l.thing_no and g.ordinal = l.last_ordinal + 1 - w.n),
+           l.last_slot
+    from outdial.limits l
+    -- No window can hold more than its n: a larger look back would count for nothing.
+    left join lateral (
+        select count(*) filter (where g.slot > clock_timestamp() - interval '1 second' - p_slack) s,
+               count(*) filter (where g.slot > clock_timestamp() - interval '1 minute' - p_slack) m,
+               count(*) filter (where g.slot > clock_timestamp() - interval '1 hour' - p_slack) h,
+               count(*) filter (where g.slot > clock_timestamp() - interval '1 day' - p_slack) d
+        from outdial.grants g
+        where g.thing_no = l.thing_no
+          and g.ordinal > l.last_ordinal - greatest(l.per_second, l.per_minute, l.per_hour, l.per_day, 1)) u on true
+    where l.kind = 3 and l.key = any (p_number)
+$$;
+
+-- The numbers of classes, in the order asked; made where they are new.
+create function outdial.class_numbers(p_campaign text[], p_model text[], p_brand text[], p_region text[], p_country text[],
+    p_area text[], p_pinned text[], p_sticky text[]) returns setof int language plpgsql as $$
+begin
+    insert into outdial.classes (campaign_id, model_id, brand, region, country, area, pinned, sticky)
+    select distinct * from unnest(p_campaign, p_model, p_brand, p_region, p_country, p_area, p_pinned, p_sticky) order by 1, 2, 3, 4, 5, 6, 7, 8
+    on conflict do nothing;
+    return query
+    select c.class_no
+    from unnest(p_campaign, p_model, p_brand, p_region, p_country, p_area, p_pinned, p_sticky) with ordinality
+         a(campaign_id, model_id, brand, region, country, area, pinned, sticky, ord)
+    join outdial.classes c on c.campaign_id = a.campaign_id
+        and (c.model_id, c.brand, c.region, c.country, c.area, c.pinned, c.sticky)
+            is not distinct from (a.model_id, a.brand, a.region, a.country, a.area, a.pinned, a.sticky)
+    order by a.ord;
+end $$;
 
 -- Takes over what workers left whose lease has run out: their reservations wait again, their POSTs in flight are unknown.
 -- A database that has just come back gives everyone a lease's time first.

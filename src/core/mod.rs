@@ -2,15 +2,20 @@
 
 pub mod backoff;
 pub mod call;
+pub mod dbtime;
 pub mod decide;
 pub mod ending;
 pub mod events;
+pub mod fair;
 pub mod ids;
 pub mod job;
+pub mod ledger;
 pub mod outcome;
 pub mod phone;
+pub mod pick;
 pub mod place;
 pub mod rules;
 pub mod states;
 pub mod text;
+pub mod usage;
 pub mod windows;

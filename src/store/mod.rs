@@ -1,9 +1,14 @@
 //! The only room with SQL. What is asked often is a function of the ledger (`migrations/`); here it gets types.
 
 mod connect;
+mod dispatch;
+mod intake;
+mod ledger;
+mod place;
 mod schema;
 
 pub use connect::{ConnectError, PATIENCE_AT_START, PATIENCE_OF_COMMANDS, Purpose, connect};
+pub use ledger::Ledger;
 pub use schema::{SchemaStatus, migrate, schema_status};
 /// The database's own error, for rooms that don't know the driver.
 pub use sqlx::Error as DatabaseError;

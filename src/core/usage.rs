@@ -1,0 +1,227 @@
+//! How far each number is used, as one worker believes: a reading of the ledger, plus what it has asked for since.
+//! Only a choice rests on it; what is exact is the reservation.
+
+use std::collections::HashMap;
+
+use chrono::{DateTime, TimeDelta, Utc};
+
+use super::decide::NumberUse;
+use super::phone::E164;
+use super::rules::Limits;
+
+/// A reading of the ledger.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Used {
+    pub number: E164,
+    pub second: u32,
+    pub minute: u32,
+    pub hour: u32,
+    pub day: u32,
+    /// Reservations and live calls.
+    pub concurrent: u32,
+    /// The next slot, by its windows; `None`: none of them is full.
+    pub next_at: Option<DateTime<Utc>>,
+    pub last_call: Option<DateTime<Utc>>,
+}
+
+#[derive(Debug, Clone)]
+struct Entry {
+    limits: Limits,
+    used: Used,
+    /// Asked for in the pass under way.
+    asked: u32,
+    /// The ledger said no without saying until when.
+    shut_until: Option<DateTime<Utc>>,
+}
+
+/// After a refusal that named no time, a number is left alone for so long.
+const SHUT_MS: i64 = 50;
+
+#[derive(Debug, Default)]
+pub struct UsageBook {
+    entries: HashMap<E164, Entry>,
+    now: DateTime<Utc>,
+    horizon: TimeDelta,
+}
+
+impl UsageBook {
+    /// A new pass begins: what was asked for in the last one has been answered.
+    pub fn begin(&mut self, now: DateTime<Utc>, horizon: TimeDelta) {
+        self.now = now;
+        self.horizon = horizon;
+        for entry in self.entries.values_mut() {
+            entry.asked = 0;
+        }
+    }
+
+    /// Takes in a reading.
+    pub fn read(&mut self, used: Used, limits: Limits) {
+        let shut_until = self.entries.get(&used.number).and_then(|e| e.shut_until);
+        let number = used.number.clone();
+        self.entries.insert(number, Entry { limits, used, asked: 0, shut_until });
+    }
+
+    /// Drops what is no longer asked about.
+    pub fn retain(&mut self, keep: impl Fn(&E164) -> bool) {
+        self.entries.retain(|number, _| keep(number));
+    }
+
+    pub fn knows(&self, number: &E164) -> bool {
+        self.entries.contains_key(number)
+    }
+
+    /// A number that has never been read may be tried: the ledger has the last word.
+    pub fn view(&self, number: &E164) -> NumberUse {
+        self.entries.get(number).map_or(
+            NumberUse { share: 0.0, free: true, next_at: None, last_call: None },
+            |e| NumberUse {
+                share: e.share(),
+                free: e.is_free(self.now, self.horizon),
+                next_at: e.next_at(self.now),
+                last_call: e.used.last_call,
+            },
+        )
+    }
+
+    /// One more was asked for in this pass.
+    pub fn ask(&mut self, number: &E164) {
+        let now = self.now;
+        if let Some(e) = self.entries.get_mut(number) {
+            e.asked += 1;
+            e.used.last_call = Some(now);
+        }
+    }
+
+    /// The ledger granted a slot.
+    pub fn granted(&mut self, number: &E164, slot: DateTime<Utc>) {
+        if let Some(e) = self.entries.get_mut(number) {
+            e.used.second += 1;
+            e.used.minute += 1;
+            e.used.hour += 1;
+            e.used.day += 1;
+            e.used.concurrent += 1;
+            e.used.last_call = e.used.last_call.max(Some(slot));
+        }
+    }
+
+    /// The ledger said that the number is at its limit.
+    pub fn refused(&mut self, number: &E164, next_at: Option<DateTime<Utc>>) {
+        let now = self.now;
+        if let Some(e) = self.entries.get_mut(number) {
+            match next_at {
+                Some(at) => e.used.next_at = e.used.next_at.max(Some(at)),
+                None => e.shut_until = Some(now + TimeDelta::milliseconds(SHUT_MS)),
+            }
+        }
+    }
+
+    /// Numbers whose next slot only a new reading can tell: full by this book, and no date known.
+    pub fn unclear(&self) -> impl Iterator<Item = &E164> {
+        self.entries
+            .iter()
+            .filter(|(_, e)| e.room() == 0 && e.used.next_at.is_none_or(|at| at <= self.now))
+            .map(|(n, _)| n)
+    }
+}
+
+impl Entry {
+    /// (used, limit) of each window, concurrency included.
+    fn windows(&self) -> impl Iterator<Item = (u32, u32)> {
+        let (l, u) = (&self.limits, &self.used);
+        [
+            (u.second, l.per_second),
+            (u.minute, l.per_minute),
+            (u.hour, l.per_hour),
+            (u.day, l.per_day),
+            (u.concurrent, l.concurrent),
+        ]
+        .into_iter()
+        .filter_map(|(used, limit)| limit.map(|limit| (used, limit)))
+    }
+
+    fn share(&self) -> f64 {
+        self.windows()
+            .map(|(used, limit)| f64::from(used + self.asked) / f64::from(limit.max(1)))
+            .fold(0.0, f64::max)
+    }
+
+    fn room(&self) -> u32 {
+        self.windows().map(|(used, limit)| limit.saturating_sub(used)).min().unwrap_or(u32::MAX)
+    }
+
+    fn concurrency_full(&self) -> bool {
+        self.limits.concurrent.is_some_and(|limit| self.used.concurrent + self.asked >= limit)
+    }
+
+    fn is_free(&self, now: DateTime<Utc>, horizon: TimeDelta) -> bool {
+        let open = self.shut_until.is_none_or(|at| at <= now);
+        let due = self.used.next_at.is_none_or(|at| at <= now + horizon);
+        // Counts grow old: a full window whose next slot has come has room for one at least.
+        open && due && !self.concurrency_full() && self.asked < self.room().max(1)
+    }
+
+    fn next_at(&self, now: DateTime<Utc>) -> Option<DateTime<Utc>> {
+        if self.concurrency_full() {
+            None
+        } else {
+            self.used.next_at.filter(|at| *at > now).or(self.shut_until)
+        }
+    }
+}
+
+#[cfg(test)]
+#[expect(clippy::unwrap_used, reason = "tests")]
+mod tests {
+    use super::*;
+
+    fn at(ms: i64) -> DateTime<Utc> {
+        DateTime::from_timestamp_millis(1_800_000_000_000 + ms).unwrap()
+    }
+
+    fn number() -> E164 {
+        E164::from_canonical("+16286666348").unwrap()
+    }
+
+    fn used(second: u32, day: u32, next_at: Option<DateTime<Utc>>) -> Used {
+        let last_call = None;
+        Used { number: number(), second, minute: day, hour: day, day, concurrent: 0, next_at, last_call }
+    }
+
+    fn book(limits: Limits, used: Used) -> UsageBook {
+        let mut book = UsageBook::default();
+        book.begin(at(0), TimeDelta::milliseconds(100));
+        book.read(used, limits);
+        book
+    }
+
+    #[test]
+    fn the_tightest_window_is_the_share() {
+        let limits = Limits { per_second: Some(10), per_day: Some(20), ..Limits::default() };
+        assert!((book(limits, used(1, 10, None)).view(&number()).share - 0.5).abs() < 1e-9);
+    }
+
+    #[test]
+    fn asking_uses_up_the_room_of_a_pass() {
+        let mut book = book(Limits { per_second: Some(2), ..Limits::default() }, used(0, 0, None));
+        book.ask(&number());
+        assert!(book.view(&number()).free);
+        book.ask(&number());
+        assert!(!book.view(&number()).free);
+    }
+
+    #[test]
+    fn a_full_number_is_free_again_when_its_slot_is_within_the_horizon() {
+        let limits = Limits { per_second: Some(1), ..Limits::default() };
+        assert!(!book(limits, used(1, 1, Some(at(500)))).view(&number()).free);
+        assert!(book(limits, used(1, 1, Some(at(90)))).view(&number()).free);
+    }
+
+    #[test]
+    fn what_only_an_ended_call_can_free_has_no_date() {
+        let limits = Limits { concurrent: Some(1), ..Limits::default() };
+        let busy = Used { concurrent: 1, ..used(0, 0, Some(at(500))) };
+        let view = book(limits, busy).view(&number());
+        assert!(!view.free);
+        assert_eq!(view.next_at, None);
+    }
+}

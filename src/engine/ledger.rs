@@ -1,0 +1,73 @@
+//! What the stages ask of the ledger, as traits. `store` implements them over PostgreSQL.
+
+use std::future::Future;
+use std::time::Duration;
+
+use chrono::{DateTime, Utc};
+
+use crate::core::decide::Class;
+use crate::core::ids::{AccountName, CampaignId, ClassNo, JobNo, ModelId, RoutingVersion};
+use crate::core::ledger::*;
+use crate::core::phone::E164;
+use crate::core::usage::Used;
+
+pub use super::ports::LedgerError;
+
+type Answer<T> = Result<T, LedgerError>;
+
+/// The ledger as dispatch sees it.
+pub trait DispatchLedger: Send + Sync + 'static {
+    /// The first ready job of every class that has one.
+    fn heads(&self) -> impl Future<Output = Answer<Vec<ClassHead>>> + Send;
+    fn classes(&self, numbers: &[ClassNo]) -> impl Future<Output = Answer<Vec<(ClassNo, Class)>>> + Send;
+    /// The numbers of classes, made where they are new.
+    fn class_numbers(&self, classes: &[Class]) -> impl Future<Output = Answer<Vec<ClassNo>>> + Send;
+    /// Up to `each` ready jobs of each class, in order. `shard`: (nth, of): a worker looks at its own share first.
+    fn candidates(
+        &self,
+        classes: &[ClassNo],
+        each: usize,
+        shard: (u32, u32),
+    ) -> impl Future<Output = Answer<Vec<Waiting>>> + Send;
+    fn sticky(&self, keys: &[StickyKey]) -> impl Future<Output = Answer<Vec<Option<E164>>>> + Send;
+    fn used(&self, numbers: &[E164], slack: Duration) -> impl Future<Output = Answer<Vec<Used>>> + Send;
+    fn reserve(
+        &self,
+        version: RoutingVersion,
+        terms: SlotTerms,
+        asks: &[Ask],
+    ) -> impl Future<Output = Answer<Vec<SlotAnswer>>> + Send;
+    fn park(&self, jobs: &[Park]) -> impl Future<Output = Answer<()>> + Send;
+    /// Refuses or cancels up to `limit` ready jobs of a class; gives how many.
+    fn end_class(
+        &self,
+        class: ClassNo,
+        end: ClassEnd,
+        limit: usize,
+    ) -> impl Future<Output = Answer<usize>> + Send;
+    /// Tells what holds each class.
+    fn note(&self, classes: &[ClassStatus]) -> impl Future<Output = Answer<()>> + Send;
+    /// Asks for an agent's pool to be read.
+    fn want_pool(&self, model: &ModelId, account: &AccountName) -> impl Future<Output = Answer<()>> + Send;
+}
+
+/// The ledger as placing sees it.
+pub trait PlaceLedger: Send + Sync + 'static {
+    fn authorise(
+        &self,
+        slack: Duration,
+        leaves: &[Leave],
+    ) -> impl Future<Output = Answer<Vec<(JobNo, Authorised)>>> + Send;
+    /// Hands reservations back, as if they had never been made.
+    fn release(&self, jobs: &[JobNo]) -> impl Future<Output = Answer<()>> + Send;
+    /// Gives the campaigns that the provider has refused five times in a row.
+    fn settle(&self, settlements: &[Settlement]) -> impl Future<Output = Answer<Vec<CampaignId>>> + Send;
+}
+
+/// A worker's life.
+pub trait LifeLedger: Send + Sync + 'static {
+    /// Extends the lease; false: this worker was taken for dead.
+    fn renew(&self, lease: Duration) -> impl Future<Output = Answer<bool>> + Send;
+    fn now(&self) -> impl Future<Output = Answer<DateTime<Utc>>> + Send;
+    fn control(&self) -> impl Future<Output = Answer<Control>> + Send;
+}

@@ -1,0 +1,333 @@
+//! The work list: what waits, who may go, and slots for it.
+
+use std::time::Duration;
+
+use chrono::{DateTime, Utc};
+use sqlx::Row;
+use sqlx::postgres::PgRow;
+
+use super::ledger::{Ledger, interval, ledger_error, unreadable};
+use crate::core::decide::Class;
+use crate::core::ids::{AccountName, Brand, CampaignId, ClassNo, JobId, JobNo, ModelId, RoutingVersion};
+use crate::core::job::Content;
+use crate::core::ledger::{
+    Ask, ClassEnd, ClassHead, ClassStatus, NoSlot, Park, ParkedUntil, Reserved, SlotAnswer, SlotTerms,
+    StickyKey, Waiting,
+};
+use crate::core::phone::E164;
+use crate::core::states::Reason;
+use crate::core::usage::Used;
+use crate::engine::ledger::{DispatchLedger, LedgerError};
+
+type Answer<T> = Result<T, LedgerError>;
+
+impl DispatchLedger for Ledger {
+    async fn heads(&self) -> Answer<Vec<ClassHead>> {
+        // One index probe a class, however many jobs it has.
+        let rows = sqlx::query(
+            "with recursive head as (
+                (select class_no, rank, job_no from outdial.work where ready_at is null
+                 order by class_no, rank, job_no limit 1)
+                union all
+                select n.* from head h cross join lateral (
+                    select class_no, rank, job_no from outdial.work
+                    where ready_at is null and class_no > h.class_no order by class_no, rank, job_no limit 1) n
+             ) select class_no, rank, job_no from head",
+        )
+        .fetch_all(&self.pool)
+        .await
+        .map_err(ledger_error)?;
+        Ok(rows
+            .iter()
+            .map(|row| ClassHead {
+                class_no: ClassNo(row.get(0)),
+                rank: row.get(1),
+                job_no: JobNo(row.get(2)),
+            })
+            .collect())
+    }
+
+    async fn classes(&self, numbers: &[ClassNo]) -> Answer<Vec<(ClassNo, Class)>> {
+        let numbers: Vec<i32> = numbers.iter().map(|n| n.0).collect();
+        let rows = sqlx::query(
+            "select class_no, campaign_id, model_id, brand, region, country, area, pinned, sticky
+             from outdial.classes where class_no = any ($1)",
+        )
+        .bind(numbers)
+        .fetch_all(&self.pool)
+        .await
+        .map_err(ledger_error)?;
+        rows.iter().map(|row| Ok((ClassNo(row.get(0)), class(row)?))).collect()
+    }
+
+    async fn class_numbers(&self, classes: &[Class]) -> Answer<Vec<ClassNo>> {
+        self.class_numbers_of(classes).await
+    }
+
+    async fn candidates(
+        &self,
+        classes: &[ClassNo],
+        each: usize,
+        (nth, of): (u32, u32),
+    ) -> Answer<Vec<Waiting>> {
+        let classes: Vec<i32> = classes.iter().map(|n| n.0).collect();
+        let rows = sqlx::query(
+            "select w.job_no, w.class_no, w.rank, j.phone, j.content ->> 'lead_timezone'
+             from unnest($1::int[]) c(class_no)
+             cross join lateral (
+                select job_no, class_no, rank from outdial.work
+                where class_no = c.class_no and ready_at is null and (job_no / 64) % $4 = $3
+                order by class_no, rank, job_no limit $2) w
+             join outdial.jobs j on j.job_no = w.job_no",
+        )
+        .bind(classes)
+        .bind(i64::try_from(each).unwrap_or(i64::MAX))
+        .bind(i64::from(nth))
+        .bind(i64::from(of.max(1)))
+        .fetch_all(&self.pool)
+        .await
+        .map_err(ledger_error)?;
+        rows.iter()
+            .map(|row| {
+                Ok(Waiting {
+                    job_no: JobNo(row.get(0)),
+                    class_no: ClassNo(row.get(1)),
+                    rank: row.get(2),
+                    phone: number(row.get(3))?,
+                    lead_timezone: row.get(4),
+                })
+            })
+            .collect()
+    }
+
+    async fn sticky(&self, keys: &[StickyKey]) -> Answer<Vec<Option<E164>>> {
+        let models: Vec<&str> = keys.iter().map(|k| k.model.as_str()).collect();
+        let brands: Vec<&str> = keys.iter().map(|k| k.brand.as_ref().map_or("", Brand::as_str)).collect();
+        let phones: Vec<&str> = keys.iter().map(|k| k.phone.as_str()).collect();
+        let rows = sqlx::query(
+            "select s.number from unnest($1::text[], $2::text[], $3::text[]) with ordinality k(model, brand, phone, ord)
+             left join outdial.sticky s on s.model_id = k.model and s.brand = k.brand and s.phone = k.phone
+                and s.until > clock_timestamp()
+             order by k.ord",
+        )
+        .bind(models)
+        .bind(brands)
+        .bind(phones)
+        .fetch_all(&self.pool)
+        .await
+        .map_err(ledger_error)?;
+        rows.iter().map(|row| row.get::<Option<&str>, _>(0).map(number).transpose()).collect()
+    }
+
+    async fn used(&self, numbers: &[E164], slack: Duration) -> Answer<Vec<Used>> {
+        let numbers: Vec<&str> = numbers.iter().map(E164::as_str).collect();
+        let rows = sqlx::query(
+            "select number, used_second, used_minute, used_hour, used_day, in_use, next_at, last_slot
+             from outdial.used_numbers($1, $2)",
+        )
+        .bind(numbers)
+        .bind(interval(slack))
+        .fetch_all(&self.pool)
+        .await
+        .map_err(ledger_error)?;
+        rows.iter().map(used).collect()
+    }
+
+    async fn reserve(
+        &self,
+        version: RoutingVersion,
+        terms: SlotTerms,
+        asks: &[Ask],
+    ) -> Answer<Vec<SlotAnswer>> {
+        let jobs: Vec<i64> = asks.iter().map(|a| a.job_no.0).collect();
+        let campaigns: Vec<&str> = asks.iter().map(|a| a.campaign.as_str()).collect();
+        let accounts: Vec<&str> = asks.iter().map(|a| a.account.as_str()).collect();
+        let numbers: Vec<Option<&str>> = asks.iter().map(|a| a.number.as_ref().map(E164::as_str)).collect();
+        let sticky = asks.iter().map(|a| a.sticky.as_ref());
+        let models: Vec<Option<&str>> = sticky.clone().map(|s| s.map(|s| s.model.as_str())).collect();
+        let brands: Vec<Option<&str>> =
+            sticky.clone().map(|s| s.map(|s| s.brand.as_ref().map_or("", Brand::as_str))).collect();
+        let was: Vec<Option<&str>> =
+            sticky.map(|s| s.and_then(|s| s.gives_way.as_ref()).map(E164::as_str)).collect();
+        let rows = sqlx::query(
+            "select job_no, slot, refused, next_at, job_id, phone, name, content, traceparent, waited, received_at
+             from outdial.reserve($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12)",
+        )
+        .bind(self.worker_no())
+        .bind(version.0)
+        .bind(interval(terms.lead))
+        .bind(interval(terms.horizon))
+        .bind(interval(terms.slack))
+        .bind(jobs)
+        .bind(campaigns)
+        .bind(accounts)
+        .bind(numbers)
+        .bind(models)
+        .bind(brands)
+        .bind(was)
+        .fetch_all(&self.pool)
+        .await
+        .map_err(ledger_error)?;
+        rows.iter().map(slot_answer).collect()
+    }
+
+    async fn park(&self, jobs: &[Park]) -> Answer<()> {
+        let numbers: Vec<i64> = jobs.iter().map(|p| p.job_no.0).collect();
+        let reasons: Vec<&str> = jobs.iter().map(|p| p.reason.as_str()).collect();
+        let dates: Vec<Option<DateTime<Utc>>> = jobs
+            .iter()
+            .map(|p| match p.until {
+                ParkedUntil::Date(date) => Some(date),
+                ParkedUntil::Now | ParkedUntil::Change => None,
+            })
+            .collect();
+        let held: Vec<bool> = jobs.iter().map(|p| p.until == ParkedUntil::Change).collect();
+        let classes: Vec<Option<i32>> = jobs.iter().map(|p| p.class_no.map(|c| c.0)).collect();
+        sqlx::query("select outdial.park($1, $2, $3, $4, $5, $6)")
+            .bind(numbers)
+            .bind(reasons)
+            .bind(dates)
+            .bind(held)
+            .bind(classes)
+            .bind(self.events())
+            .execute(&self.pool)
+            .await
+            .map(drop)
+            .map_err(ledger_error)
+    }
+
+    async fn end_class(&self, class: ClassNo, end: ClassEnd, limit: usize) -> Answer<usize> {
+        let (state, reason) = match end {
+            ClassEnd::Refused(reason) => ("refused", reason),
+            ClassEnd::Canceled => ("canceled", Reason::Canceled),
+        };
+        let ended: i32 = sqlx::query_scalar(
+            "select outdial.end_waiting(
+                array(select job_no from outdial.work where class_no = $1 and ready_at is null
+                      order by class_no, rank, job_no limit $2), $3, $4, $5)",
+        )
+        .bind(class.0)
+        .bind(i64::try_from(limit).unwrap_or(i64::MAX))
+        .bind(state)
+        .bind(reason.as_str())
+        .bind(self.events())
+        .fetch_one(&self.pool)
+        .await
+        .map_err(ledger_error)?;
+        Ok(usize::try_from(ended).unwrap_or(0))
+    }
+
+    async fn note(&self, classes: &[ClassStatus]) -> Answer<()> {
+        let numbers: Vec<i32> = classes.iter().map(|c| c.class_no.0).collect();
+        let reasons: Vec<&str> = classes.iter().map(|c| c.reason.as_str()).collect();
+        let dates: Vec<Option<DateTime<Utc>>> = classes.iter().map(|c| c.due_at).collect();
+        sqlx::query("select outdial.note_classes($1, $2, $3)")
+            .bind(numbers)
+            .bind(reasons)
+            .bind(dates)
+            .execute(&self.pool)
+            .await
+            .map(drop)
+            .map_err(ledger_error)
+    }
+
+    async fn want_pool(&self, model: &ModelId, account: &AccountName) -> Answer<()> {
+        sqlx::query(
+            "insert into outdial.agents (model_id, account) values ($1, $2)
+             on conflict (model_id) do update set sync_wanted = true where not agents.sync_wanted",
+        )
+        .bind(model.as_str())
+        .bind(account.as_str())
+        .execute(&self.pool)
+        .await
+        .map(drop)
+        .map_err(ledger_error)
+    }
+}
+
+impl Ledger {
+    /// The numbers of classes, in order; made where they are new.
+    pub(super) async fn class_numbers_of(&self, classes: &[Class]) -> Answer<Vec<ClassNo>> {
+        let text = |pick: &dyn Fn(&Class) -> Option<String>| classes.iter().map(pick).collect::<Vec<_>>();
+        let rows = sqlx::query("select outdial.class_numbers($1, $2, $3, $4, $5, $6, $7, $8)")
+            .bind(classes.iter().map(|c| c.campaign.as_str()).collect::<Vec<_>>())
+            .bind(text(&|c| c.model.as_ref().map(|m| m.as_str().to_owned())))
+            .bind(text(&|c| c.brand.as_ref().map(|b| b.as_str().to_owned())))
+            .bind(text(&|c| c.region.as_ref().map(|r| r.as_str().to_owned())))
+            .bind(text(&|c| c.country.as_ref().map(|c| c.as_str().to_owned())))
+            .bind(text(&|c| c.area.as_ref().map(|a| a.to_string())))
+            .bind(text(&|c| c.pinned.as_ref().map(|p| p.as_str().to_owned())))
+            .bind(text(&|c| c.sticky.as_ref().map(|s| s.as_str().to_owned())))
+            .fetch_all(&self.pool)
+            .await
+            .map_err(ledger_error)?;
+        Ok(rows.iter().map(|row| ClassNo(row.get(0))).collect())
+    }
+}
+
+fn class(row: &PgRow) -> Answer<Class> {
+    let bad = || unreadable("a class");
+    let text = |i: usize| row.get::<Option<&str>, _>(i);
+    Ok(Class {
+        campaign: CampaignId::parse(row.get(1)).map_err(|_| bad())?,
+        model: text(2).map(ModelId::parse).transpose().map_err(|_| bad())?,
+        brand: text(3).map(Brand::parse).transpose().map_err(|_| bad())?,
+        region: text(4).map(|t| t.parse().map_err(|_| bad())).transpose()?,
+        country: text(5).map(|t| t.parse().map_err(|_| bad())).transpose()?,
+        area: text(6).map(|t| t.parse().map_err(|_| bad())).transpose()?,
+        pinned: text(7).map(number).transpose()?,
+        sticky: text(8).map(number).transpose()?,
+    })
+}
+
+pub(super) fn number(text: &str) -> Answer<E164> {
+    E164::from_canonical(text).ok_or_else(|| unreadable("a phone number"))
+}
+
+fn used(row: &PgRow) -> Answer<Used> {
+    let count = |i: usize| u32::try_from(row.get::<i64, _>(i)).unwrap_or(u32::MAX);
+    Ok(Used {
+        number: number(row.get(0))?,
+        second: count(1),
+        minute: count(2),
+        hour: count(3),
+        day: count(4),
+        concurrent: count(5),
+        next_at: row.get(6),
+        last_call: row.get(7),
+    })
+}
+
+fn slot_answer(row: &PgRow) -> Answer<SlotAnswer> {
+    let job_no = JobNo(row.get(0));
+    if let Some(word) = row.get::<Option<&str>, _>(2) {
+        return Ok(SlotAnswer::None { job_no, why: no_slot(word)?, next_at: row.get(3) });
+    }
+    let content: sqlx::types::Json<Content> = row.get(7);
+    Ok(SlotAnswer::Granted(Box::new(Reserved {
+        job_no,
+        slot: row.get(1),
+        job_id: JobId::parse(row.get(4)).map_err(|_| unreadable("a job id"))?,
+        phone: number(row.get(5))?,
+        name: row.get(6),
+        content: content.0,
+        traceparent: row.get(8),
+        waited: row.get::<Option<&str>, _>(9).and_then(Reason::parse),
+        received_at: row.get(10),
+    })))
+}
+
+fn no_slot(word: &str) -> Answer<NoSlot> {
+    Ok(match word {
+        "stale" => NoSlot::Stale,
+        "no_limits" => NoSlot::NoLimits,
+        "expired" => NoSlot::Expired,
+        "account_paused" => NoSlot::AccountPaused,
+        "provider_unavailable" => NoSlot::ProviderUnavailable,
+        "sticky" => NoSlot::Sticky,
+        "number_limit" => NoSlot::NumberLimit,
+        "campaign_limit" => NoSlot::CampaignLimit,
+        "account_limit" => NoSlot::AccountLimit,
+        _ => return Err(unreadable("a reason")),
+    })
+}

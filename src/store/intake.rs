@@ -1,0 +1,151 @@
+//! Jobs from the broker into the ledger.
+
+use std::collections::{HashMap, HashSet};
+use std::sync::{Mutex, PoisonError};
+
+use chrono::{DateTime, Utc};
+use sqlx::Row;
+use uuid::Uuid;
+
+use super::ledger::{Ledger, ledger_error, unreadable};
+use crate::core::decide::Class;
+use crate::core::ids::{Brand, CampaignId, ClassNo, JobId, ModelId};
+use crate::core::job::Job;
+use crate::core::phone::E164;
+use crate::engine::ports::{IntakeLedger, LedgerError, NewJob, Receipt};
+
+/// More classes than this aren't remembered at once; they are looked up again.
+const CLASSES_REMEMBERED_MAX: usize = 200_000;
+
+/// What needn't be asked again: classes keep their numbers, campaigns are first seen once.
+#[derive(Debug, Default)]
+pub(super) struct Remembered {
+    classes: Mutex<HashMap<Class, ClassNo>>,
+    campaigns: Mutex<HashSet<CampaignId>>,
+}
+
+impl IntakeLedger for Ledger {
+    async fn accept(&self, batch: &[NewJob]) -> Result<Vec<Receipt>, LedgerError> {
+        self.see_campaigns(batch).await?;
+        let classes = self.classes_of(batch).await?;
+        let rows = self.insert(batch, &classes).await?;
+        rows.iter().map(|word| receipt(word)).collect()
+    }
+
+    async fn cancel(&self, ids: &[JobId]) -> Result<(), LedgerError> {
+        let ids: Vec<&str> = ids.iter().map(JobId::as_str).collect();
+        sqlx::query("select job_id from outdial.cancel($1, $2)")
+            .bind(ids)
+            .bind(self.events())
+            .execute(&self.pool)
+            .await
+            .map(drop)
+            .map_err(ledger_error)
+    }
+
+    async fn waiting(&self) -> Result<u64, LedgerError> {
+        // The planner's estimate is free; a small table's is counted, for there it may be far off.
+        let count: i64 = sqlx::query_scalar(
+            "select case when c.reltuples > 100000 then c.reltuples::bigint
+                         else (select count(*) from (select 1 from outdial.work limit 200000) w) end
+             from pg_class c where c.oid = 'outdial.work'::regclass",
+        )
+        .fetch_one(&self.pool)
+        .await
+        .map_err(ledger_error)?;
+        Ok(u64::try_from(count).unwrap_or(0))
+    }
+}
+
+impl Ledger {
+    async fn see_campaigns(&self, batch: &[NewJob]) -> Result<(), LedgerError> {
+        let new: Vec<CampaignId> = {
+            let seen = self.remembered.campaigns.lock().unwrap_or_else(PoisonError::into_inner);
+            let new: HashSet<&CampaignId> =
+                batch.iter().map(|n| &n.job.campaign_id).filter(|c| !seen.contains(*c)).collect();
+            new.into_iter().cloned().collect()
+        };
+        if new.is_empty() {
+            return Ok(());
+        }
+        sqlx::query("select outdial.see_campaigns($1)")
+            .bind(new.iter().map(CampaignId::as_str).collect::<Vec<_>>())
+            .execute(&self.pool)
+            .await
+            .map_err(ledger_error)?;
+        self.remembered.campaigns.lock().unwrap_or_else(PoisonError::into_inner).extend(new);
+        Ok(())
+    }
+
+    async fn classes_of(&self, batch: &[NewJob]) -> Result<Vec<ClassNo>, LedgerError> {
+        let wanted: Vec<Class> = batch.iter().map(|n| class_of(&n.job)).collect();
+        let unknown: Vec<Class> = {
+            let known = self.remembered.classes.lock().unwrap_or_else(PoisonError::into_inner);
+            let unknown: HashSet<&Class> = wanted.iter().filter(|c| !known.contains_key(*c)).collect();
+            unknown.into_iter().cloned().collect()
+        };
+        let made = if unknown.is_empty() { Vec::new() } else { self.class_numbers_of(&unknown).await? };
+        let mut known = self.remembered.classes.lock().unwrap_or_else(PoisonError::into_inner);
+        if known.len() + made.len() > CLASSES_REMEMBERED_MAX {
+            known.retain(|class, _| wanted.contains(class));
+        }
+        known.extend(unknown.into_iter().zip(made));
+        wanted.iter().map(|c| known.get(c).copied().ok_or_else(|| unreadable("a class"))).collect()
+    }
+
+    async fn insert(&self, batch: &[NewJob], classes: &[ClassNo]) -> Result<Vec<String>, LedgerError> {
+        let jobs = || batch.iter().map(|new| &new.job);
+        let rows = sqlx::query(
+            "select receipt from outdial.accept($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, $17, $18, $19)",
+        )
+        .bind(jobs().map(|j| Uuid::from_bytes(j.id_digest())).collect::<Vec<_>>())
+        .bind(jobs().map(|j| Uuid::from_bytes(j.content_digest())).collect::<Vec<_>>())
+        .bind(jobs().map(|j| j.job_id.as_str()).collect::<Vec<_>>())
+        .bind(jobs().map(|j| j.campaign_id.as_str()).collect::<Vec<_>>())
+        .bind(classes.iter().map(|c| c.0).collect::<Vec<_>>())
+        .bind(jobs().map(|j| j.phone.number.as_str()).collect::<Vec<_>>())
+        .bind(jobs().map(|j| j.name.as_str()).collect::<Vec<_>>())
+        .bind(jobs().map(|j| j.region().map(|r| r.as_str().to_owned())).collect::<Vec<_>>())
+        .bind(jobs().map(|j| j.brand.as_ref().map(Brand::as_str)).collect::<Vec<_>>())
+        .bind(jobs().map(|j| j.model_id.as_ref().map(ModelId::as_str)).collect::<Vec<_>>())
+        .bind(jobs().map(|j| j.from_phone_number.as_ref().map(E164::as_str)).collect::<Vec<_>>())
+        .bind(jobs().map(|j| serde_json::to_value(&j.content).ok()).collect::<Vec<_>>())
+        .bind(jobs().map(|j| j.metadata.as_ref().and_then(|m| serde_json::to_value(m).ok())).collect::<Vec<_>>())
+        .bind(jobs().map(|j| i16::from(j.priority.get())).collect::<Vec<_>>())
+        .bind(jobs().map(|j| j.not_before).collect::<Vec<Option<DateTime<Utc>>>>())
+        .bind(batch.iter().map(|n| n.expires_at).collect::<Vec<_>>())
+        .bind(jobs().map(|j| j.received_at).collect::<Vec<_>>())
+        .bind(batch.iter().map(|n| n.traceparent.as_deref()).collect::<Vec<_>>())
+        .bind(self.events())
+        .fetch_all(&self.pool)
+        .await
+        .map_err(ledger_error)?;
+        if rows.len() != batch.len() {
+            return Err(unreadable("a job key"));
+        }
+        Ok(rows.iter().map(|row| row.get(0)).collect())
+    }
+}
+
+/// What of a job its caller ID is decided by.
+fn class_of(job: &Job) -> Class {
+    Class {
+        campaign: job.campaign_id.clone(),
+        model: job.model_id.clone(),
+        brand: job.brand.clone(),
+        region: job.region(),
+        country: job.phone.destination(),
+        area: job.phone.place.area,
+        pinned: job.from_phone_number.clone(),
+        sticky: None,
+    }
+}
+
+fn receipt(word: &str) -> Result<Receipt, LedgerError> {
+    Ok(match word {
+        "new" => Receipt::New,
+        "duplicate" => Receipt::Duplicate,
+        "conflict" => Receipt::Conflict,
+        _ => return Err(unreadable("a receipt")),
+    })
+}
