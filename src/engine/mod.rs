@@ -1,6 +1,6 @@
 //! The stages that a job goes through, over traits: no lapin, sqlx, reqwest or axum here.
 
-pub mod intake;
 pub mod batch;
+pub mod intake;
 pub mod ledger;
 pub mod ports;

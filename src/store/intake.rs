@@ -32,14 +32,14 @@ impl IntakeLedger for Ledger {
         rows.iter().map(|word| receipt(word)).collect()
     }
 
-    async fn cancel(&self, ids: &[JobId]) -> Result<(), LedgerError> {
+    async fn cancel(&self, ids: &[JobId]) -> Result<u64, LedgerError> {
         let ids: Vec<&str> = ids.iter().map(JobId::as_str).collect();
         sqlx::query("select job_id from outdial.cancel($1, $2)")
             .bind(ids)
             .bind(self.events())
-            .execute(&self.pool)
+            .fetch_all(&self.pool)
             .await
-            .map(drop)
+            .map(|canceled| canceled.len() as u64)
             .map_err(ledger_error)
     }
 
@@ -110,7 +110,7 @@ impl Ledger {
         .bind(jobs().map(|j| j.model_id.as_ref().map(ModelId::as_str)).collect::<Vec<_>>())
         .bind(jobs().map(|j| j.from_phone_number.as_ref().map(E164::as_str)).collect::<Vec<_>>())
         .bind(jobs().map(|j| serde_json::to_value(&j.content).ok()).collect::<Vec<_>>())
-        .bind(jobs().map(|j| j.metadata.as_ref().and_then(|m| serde_json::to_value(m).ok())).collect::<Vec<_>>())
+        .bind(jobs().map(|j| j.metadata.as_ref().map(|m| serde_json::Value::Object(m.as_map().clone()))).collect::<Vec<_>>())
         .bind(jobs().map(|j| i16::from(j.priority.get())).collect::<Vec<_>>())
         .bind(jobs().map(|j| j.not_before).collect::<Vec<Option<DateTime<Utc>>>>())
         .bind(batch.iter().map(|n| n.expires_at).collect::<Vec<_>>())
