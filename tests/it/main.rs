@@ -1,0 +1,10 @@
+//! Tests against a real PostgreSQL, a real RabbitMQ and the real binary: one file a theme, `support` for what they share.
+#![expect(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    reason = "a test ends where its ground gives way"
+)]
+
+mod servers;
+mod support;

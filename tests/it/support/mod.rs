@@ -1,0 +1,33 @@
+//! What the integration tests share: a server pair, databases, virtual hosts, the binary, and a way to wait.
+#![expect(dead_code, reason = "each theme uses its own part")]
+
+mod binary;
+mod shared;
+
+pub use binary::Outdial;
+#[expect(unused_imports, reason = "named where a test keeps them")]
+pub use shared::{Database, Vhost};
+pub use shared::{database, own_postgres, own_rabbit, vhost};
+
+use std::future::Future;
+use std::time::Duration;
+
+use outdial::clock;
+
+/// Asks again and again until there is an answer; fails the test after `limit`. For tests on the real clock.
+#[track_caller]
+pub fn eventually<T>(limit: Duration, mut ask: impl AsyncFnMut() -> Option<T>) -> impl Future<Output = T> {
+    let place = std::panic::Location::caller();
+    async move {
+        let end = clock::monotonic() + limit;
+        let mut pause = Duration::from_millis(5);
+        loop {
+            if let Some(answer) = ask().await {
+                return answer;
+            }
+            assert!(clock::monotonic() < end, "{place}: still not so after {limit:?}");
+            tokio::time::sleep(pause).await;
+            pause = (pause * 2).min(Duration::from_millis(100));
+        }
+    }
+}
