@@ -6,6 +6,7 @@
 mod failure;
 mod migrate;
 pub mod output;
+mod sandbox;
 
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -43,6 +44,8 @@ struct Global {
 enum Command {
     /// Bring the database's schema up to this version
     Migrate(migrate::Args),
+    /// Run a stand-in for Synthflow on loopback, which keeps a ledger of every POST it receives
+    Sandbox(sandbox::Args),
 }
 
 /// What every command gets.
@@ -91,6 +94,7 @@ pub async fn demand_schema(pool: &Pool) -> Result<(), Failure> {
 async fn dispatch(command: Command, context: &Context) -> Result<(), Failure> {
     match command {
         Command::Migrate(args) => migrate::run(args, context).await,
+        Command::Sandbox(args) => sandbox::run(args, context).await,
     }
 }
 
