@@ -19,3 +19,4 @@ pub mod states;
 pub mod text;
 pub mod usage;
 pub mod windows;
+mod zones;

@@ -3,12 +3,14 @@
 use std::fmt;
 use std::sync::Arc;
 
+use chrono_tz::Tz;
 use rlibphonenumber::{
-    ExtractNumberError, NotANumberError, PHONE_NUMBER_UTIL as LIB, ParseError, PhoneNumber,
+    ExtractNumberError, NotANumberError, NumberLengthType, PHONE_NUMBER_UTIL as LIB, ParseError, PhoneNumber,
     PhoneNumberFormat, PhoneNumberType, ValidationError,
 };
 
-use super::place::{AreaCode, Country, Place};
+use super::place::{AreaCode, Country, Place, Region};
+use super::zones::{state_of_digits, zones_of_digits};
 
 /// A phone number in E.164, with its `+`. It has no `Display`: where a person's number must be written whole
 /// (the provider's API, the database), the code says so with [`E164::as_str`]; everything else shows it masked.
@@ -29,6 +31,10 @@ impl E164 {
     /// The number whole. Use it only where it must be.
     pub fn as_str(&self) -> &str {
         &self.0
+    }
+
+    fn digits(&self) -> &str {
+        &self.0[1..]
     }
 
     /// The last two digits, the rest hidden: enough to tell numbers of one log apart, not to ring anyone.
@@ -141,8 +147,11 @@ pub fn parse(text: &str, check: PhoneCheck) -> Result<Phone, PhoneError> {
     let text = text.trim();
     check_characters(text)?;
     let number = LIB.parse(text, None).map_err(parse_error)?;
-    if let Err(error) = LIB.is_possible_number_with_reason(&number) {
-        return Err(length_error(error));
+    match LIB.is_possible_number_with_reason(&number) {
+        Ok(NumberLengthType::IsPossible) => {}
+        // It lacks its area code.
+        Ok(NumberLengthType::IsPossibleLocalOnly) => return Err(PhoneError::TooShort),
+        Err(error) => return Err(length_error(error)),
     }
     if check == PhoneCheck::Valid && !LIB.is_valid_number(&number) {
         return Err(PhoneError::NotInUse);
@@ -174,7 +183,26 @@ fn describe(number: E164, parsed: &PhoneNumber) -> Phone {
             number.as_str().get(..1 + calling_code_digits + length).and_then(|p| p.parse::<AreaCode>().ok())
         }
     };
-    Phone { number, place: Place { country, region: country.map(Into::into), area }, kind }
+    let region = country.map(|country| state_of(&number, country).unwrap_or(country.into()));
+    Phone { number, place: Place { country, region, area }, kind }
+}
+
+/// The state or province, of numbers whose calling code says no more than North America.
+fn state_of(number: &E164, country: Country) -> Option<Region> {
+    state_of_digits(number.digits()).filter(|state| state.country() == country)
+}
+
+/// The time zones in which the callee may be; empty: unknown. A number that isn't tied to a place has those of its
+/// country's calling code.
+pub fn zones_of(number: &E164) -> &'static [Tz] {
+    let Ok(parsed) = LIB.parse(number.as_str(), None) else { return &[] };
+    if LIB.get_number_type(&parsed) == PhoneNumberType::Unknown {
+        &[]
+    } else if LIB.is_number_geographical(&parsed) {
+        zones_of_digits(number.digits())
+    } else {
+        zones_of_digits(&parsed.country_code.to_string())
+    }
 }
 
 /// Only `+`, digits and punctuation: no letters (a vanity number is not what the caller ID list will hold), no
@@ -217,20 +245,6 @@ fn length_error(error: ValidationError) -> PhoneError {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn only_canonical_text_passes() {
-        assert!(E164::from_canonical("+14155550123").is_some());
-        for bad in ["14155550123", "+", "+1", "+0155", "+1415 5550123", "+1234567890123456"] {
-            assert!(E164::from_canonical(bad).is_none(), "{bad}");
-        }
-    }
-
-    #[test]
-    fn debug_hides_all_but_two_digits() {
-        let number = E164::from_canonical("+14155550123").unwrap();
-        assert_eq!(format!("{number:?}"), "+*********23");
-    }
-}
+#[path = "phone_tests.rs"]
+#[expect(clippy::unwrap_used, reason = "a failed unwrap is a failed test")]
+mod tests;
