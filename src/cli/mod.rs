@@ -19,6 +19,7 @@ pub use failure::Failure;
 
 use crate::config::{Config, Needs, Sources};
 use crate::store::{self, Pool, Purpose, SchemaStatus};
+use crate::telemetry;
 
 /// Takes call jobs from RabbitMQ, chooses caller IDs by rules in PostgreSQL and places the calls at Synthflow.
 #[derive(Debug, Parser)]
@@ -55,9 +56,11 @@ pub struct Context {
 }
 
 impl Context {
-    /// Reads the configuration, all of it, and demands what the command needs.
+    /// Reads the configuration, all of it, demands what the command needs, and starts the log.
     pub fn config(&self, needs: Needs) -> Result<Config, Failure> {
-        Ok(Config::load(&self.sources, needs)?)
+        let config = Config::load(&self.sources, needs)?;
+        telemetry::init(&config.log);
+        Ok(config)
     }
 
     /// A connection to the database whose schema this program fits; what most commands need.

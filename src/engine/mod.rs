@@ -3,4 +3,5 @@
 pub mod batch;
 pub mod intake;
 pub mod ledger;
+pub mod health;
 pub mod ports;

@@ -1,0 +1,272 @@
+//! What a worker measures, each figure with its type, name and help in one place: [`Metrics`].
+//!
+//! Labels are words of the code or of the contract, or accounts of the configuration, so that their number is
+//! bounded. No phone number, name or job id is ever a label.
+
+use std::fmt;
+use std::time::Duration;
+
+use prometheus_client::encoding::{EncodeLabelSet, text};
+use prometheus_client::metrics::counter::Counter;
+use prometheus_client::metrics::family::{Family, MetricConstructor};
+use prometheus_client::metrics::gauge::Gauge;
+use prometheus_client::metrics::histogram::{Histogram, exponential_buckets};
+use prometheus_client::registry::Registry;
+
+use crate::core::states::Reason;
+
+/// A number that may have a fraction.
+pub type Fraction = Gauge<f64, std::sync::atomic::AtomicU64>;
+/// Seconds, from half a millisecond to 65 s.
+pub type SecondsBy<L> = Family<L, Histogram, SecondsBuckets>;
+
+macro_rules! labels {
+    ($($name:ident { $($label:ident),+ })+) => {
+        $(
+            #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+            pub struct $name {
+                $(pub $label: &'static str),+
+            }
+        )+
+    };
+}
+
+labels! {
+    ByReason { reason }
+    ByResult { result }
+    ByStatement { statement }
+    ByOutcome { outcome }
+    ByDisposition { disposition }
+    ByType { r#type }
+    ByWindow { kind, window }
+    ByVersion { version }
+}
+
+/// An account of the configuration, and what the provider answered: `2xx`, `429`, `none`, …
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+pub struct ByAnswer {
+    pub account: String,
+    pub answer: &'static str,
+}
+
+/// Declares the figures: field, type, name (without the unit's or counter's suffix) and help.
+macro_rules! metrics {
+    ($($field:ident: $kind:ty = $name:literal, $help:literal, $make:expr;)+) => {
+        /// Every figure of a worker. One is made at start and given to the stages.
+        pub struct Metrics {
+            registry: Registry,
+            $(#[doc = concat!("`outdial_", $name, "`: ", $help)] pub $field: $kind,)+
+        }
+
+        impl Default for Metrics {
+            fn default() -> Self {
+                let mut registry = Registry::with_prefix("outdial");
+                $(
+                    let $field: $kind = $make;
+                    registry.register($name, $help, $field.clone());
+                )+
+                Self { registry, $($field),+ }
+            }
+        }
+    };
+}
+
+metrics! {
+    // The contract's: other systems rely on them.
+    dialable_jobs: Gauge = "dialable_jobs",
+        "Jobs that could be dialed now but for workers; scale on it", Gauge::default();
+    waiting_jobs: Family<ByReason, Gauge> = "waiting_jobs",
+        "Waiting jobs by reason", Family::default();
+    calls_placed: Counter = "calls_placed",
+        "Calls that the provider accepted from this process", Counter::default();
+    limit_violations: Counter = "limit_violations",
+        "Windows seen with more calls than their limit; anything but 0 is a fault of outdial", Counter::default();
+    unknown_attempts: Gauge = "unknown_attempts",
+        "Attempts of which nobody knows whether they were placed", Gauge::default();
+
+    // Queue and intake.
+    intake_messages: Family<ByResult, Counter> = "intake_messages",
+        "Messages taken from the queue, by what became of them", Family::default();
+    dead_letters: Family<ByReason, Counter> = "dead_letters",
+        "Messages sent to outdial.dead, by the contract's reason", Family::default();
+    intake_batch_jobs: Histogram = "intake_batch_jobs",
+        "Jobs in one accepted batch", Histogram::new(exponential_buckets(1.0, 2.0, 10));
+    intake_paused: Gauge = "intake_paused",
+        "1 while nothing is consumed (too many jobs wait, or the database is away)", Gauge::default();
+    acks_void: Counter = "acks_void",
+        "Acks that came too late, their channel being closed; the messages are delivered again", Counter::default();
+    broker_connected: Gauge = "broker_connected", "1 while connected to RabbitMQ", Gauge::default();
+
+    // Ledger.
+    statement_seconds: SecondsBy<ByStatement> = "statement_seconds",
+        "Time of one statement of the ledger, commit included, by name", SecondsBy::new_with_constructor(SecondsBuckets);
+    statement_failures: Family<ByStatement, Counter> = "statement_failures",
+        "Statements of the ledger that failed, by name", Family::default();
+    database_connected: Gauge = "database_connected", "1 while the database answers", Gauge::default();
+    clock_offset_seconds: Fraction = "clock_offset_seconds",
+        "Database's clock less this process's", Fraction::default();
+    clock_error_seconds: Fraction = "clock_error_seconds",
+        "How far the offset may be wrong", Fraction::default();
+
+    // Limits.
+    reserved_slots: Counter = "reserved_slots", "Slots reserved by this process", Counter::default();
+    slots_lapsed: Counter = "slots_lapsed",
+        "Slots whose time passed before the call could be sent; the job gets another", Counter::default();
+    slot_wait_seconds: Histogram = "slot_wait_seconds",
+        "From reserving a slot to its time", SecondsBuckets.new_metric();
+    governor_trips: Counter = "governor_trips",
+        "Calls held back by the second fence; anything but 0 is a fault of the ledger", Counter::default();
+
+    // Placing.
+    attempts: Family<ByOutcome, Counter> = "attempts",
+        "Attempts by what their POST came to", Family::default();
+    answers: Family<ByAnswer, Counter> = "answers",
+        "Answers of the provider to POSTs, by account", Family::default();
+    post_seconds: Histogram = "post_seconds",
+        "From the POST's first byte to its answer", SecondsBuckets.new_metric();
+    posts_in_flight: Gauge = "posts_in_flight", "POSTs under way", Gauge::default();
+    late_sends: Counter = "late_sends",
+        "POSTs whose first byte left after the last check's deadline", Counter::default();
+    job_wait_seconds: Histogram = "job_wait_seconds",
+        "From a job's receipt to the POST of its first attempt", Histogram::new(exponential_buckets(0.005, 4.0, 12));
+
+    // After the call.
+    calls_ended: Family<ByDisposition, Counter> = "calls_ended",
+        "Ends of calls learned, by disposition", Family::default();
+    polls: Family<ByResult, Counter> = "polls",
+        "Pages read of the provider's lists of calls, by result", Family::default();
+    pool_syncs: Family<ByResult, Counter> = "pool_syncs",
+        "Reads of an agent's attached numbers, by result", Family::default();
+    events_published: Family<ByType, Counter> = "events_published",
+        "Events confirmed by the broker, by type", Family::default();
+    outbox_rows: Gauge = "outbox_rows", "Events not yet confirmed by the broker", Gauge::default();
+    unwritten_results: Gauge = "unwritten_results",
+        "Results of POSTs held in memory until the database takes them", Gauge::default();
+
+    // The process.
+    routing_version: Gauge = "routing_version", "Version of the routing rules in use; 0: none", Gauge::default();
+    draining: Gauge = "draining", "1 while stopping", Gauge::default();
+    build: Family<ByVersion, Gauge> = "build_info", "The running version; always 1", Family::default();
+}
+
+impl fmt::Debug for Metrics {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Metrics")
+    }
+}
+
+impl Metrics {
+    pub fn new() -> Self {
+        let metrics = Self::default();
+        metrics.build.get_or_create(&ByVersion { version: env!("CARGO_PKG_VERSION") }).set(1);
+        // What somebody alerts on starts at 0 instead of being absent.
+        for &reason in Reason::ALL {
+            metrics.waiting_jobs.get_or_create(&ByReason { reason: reason.as_str() }).set(0);
+        }
+        metrics
+    }
+
+    /// Replaces the figures of waiting jobs: a reason not named has none.
+    pub fn set_waiting(&self, jobs: &[(Reason, i64)]) {
+        for &reason in Reason::ALL {
+            let count = jobs.iter().find(|(named, _)| *named == reason).map_or(0, |(_, count)| *count);
+            self.waiting_jobs.get_or_create(&ByReason { reason: reason.as_str() }).set(count);
+        }
+    }
+
+    /// Notes one statement of the ledger.
+    pub fn statement(&self, statement: &'static str, took: Duration, succeeded: bool) {
+        self.statement_seconds.get_or_create(&ByStatement { statement }).observe(took.as_secs_f64());
+        if !succeeded {
+            self.statement_failures.get_or_create(&ByStatement { statement }).inc();
+        }
+    }
+
+    /// One answer to a POST; `status` is `None` where none came.
+    pub fn answer(&self, account: &str, status: Option<u16>, took: Duration) {
+        let answer = match status {
+            None => "none",
+            Some(429) => "429",
+            Some(200..=299) => "2xx",
+            Some(300..=399) => "3xx",
+            Some(400..=499) => "4xx",
+            Some(500..=599) => "5xx",
+            Some(_) => "other",
+        };
+        self.answers.get_or_create(&ByAnswer { account: account.to_owned(), answer }).inc();
+        self.post_seconds.observe(took.as_secs_f64());
+    }
+
+    /// All figures in the OpenMetrics text format.
+    ///
+    /// # Errors
+    /// None in practice: writing to a string.
+    pub fn encode(&self) -> Result<String, fmt::Error> {
+        let mut page = String::with_capacity(32 << 10);
+        text::encode(&mut page, &self.registry)?;
+        Ok(page)
+    }
+}
+
+/// 0.5 ms to 65 s, twice as much each.
+#[derive(Debug, Clone, Copy)]
+pub struct SecondsBuckets;
+
+impl MetricConstructor<Histogram> for SecondsBuckets {
+    fn new_metric(&self) -> Histogram {
+        Histogram::new(exponential_buckets(0.0005, 2.0, 18))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![expect(clippy::unwrap_used, reason = "a test may fail by panicking")]
+    use super::*;
+
+    #[test]
+    fn the_contracts_names_stand_on_the_page_from_the_start() {
+        let page = Metrics::new().encode().unwrap();
+        for line in [
+            "outdial_dialable_jobs 0",
+            "outdial_waiting_jobs{reason=\"number_limit\"} 0",
+            "outdial_calls_placed_total 0",
+            "outdial_limit_violations_total 0",
+            "outdial_unknown_attempts 0",
+        ] {
+            assert!(page.lines().any(|l| l == line), "{line} not in\n{page}");
+        }
+    }
+
+    #[test]
+    fn every_figure_has_a_help() {
+        let page = Metrics::new().encode().unwrap();
+        let types = page.lines().filter(|line| line.starts_with("# TYPE")).count();
+        let helps =
+            page.lines().filter(|line| line.starts_with("# HELP") && line.split(' ').count() > 4).count();
+        assert!(types > 20, "{types}");
+        assert_eq!(types, helps);
+    }
+
+    #[test]
+    fn a_reason_that_is_not_named_any_more_has_no_jobs() {
+        let metrics = Metrics::new();
+        metrics.set_waiting(&[(Reason::NumberLimit, 7), (Reason::NoRoute, 2)]);
+        metrics.set_waiting(&[(Reason::NoRoute, 3)]);
+        let page = metrics.encode().unwrap();
+        assert!(page.contains("outdial_waiting_jobs{reason=\"number_limit\"} 0"));
+        assert!(page.contains("outdial_waiting_jobs{reason=\"no_route\"} 3"));
+    }
+
+    #[test]
+    fn answers_are_told_apart_by_what_they_mean() {
+        let metrics = Metrics::new();
+        for status in [Some(200), Some(429), Some(404), None] {
+            metrics.answer("default", status, Duration::from_millis(20));
+        }
+        let page = metrics.encode().unwrap();
+        for answer in ["2xx", "429", "4xx", "none"] {
+            let line = format!("outdial_answers_total{{account=\"default\",answer=\"{answer}\"}} 1");
+            assert!(page.contains(&line), "{line} not in\n{page}");
+        }
+    }
+}
