@@ -47,6 +47,7 @@ create table outdial.campaigns (
     state_reason text,
     state_since timestamptz not null default now(),
     brand text,                                     -- as the routing has it, for those who read
+    model_id text,                                  -- likewise
     first_received_at timestamptz,
     refused_in_a_row int not null default 0,        -- by the provider; five pause the campaign
     event_seq bigint not null default 0

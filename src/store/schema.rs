@@ -9,6 +9,7 @@ use sqlx::{PgPool, Row, SqlStr};
 /// Every step, in order. A test holds this list and the folder equal.
 const STEPS: &[(i64, &str, &str)] = &[
     (1, "ledger", include_str!("../../migrations/0001_ledger.sql")),
+    (2, "reporting", include_str!("../../migrations/0002_reporting.sql")),
     (3, "ledger_steps", include_str!("../../migrations/0003_ledger_steps.sql")),
 ];
 

@@ -1,0 +1,148 @@
+-- What outsiders read: schema `reporting`. Columns are only ever added, at the end.
+--
+-- Views run with their owner's rights, so that readers need none in schema `outdial`. A callee's number is masked as
+-- in the logs (the last two digits) for everyone but the owner, members of outdial_reader_pii and superusers.
+
+create schema reporting;
+
+-- Roles belong to the cluster: another database, or a migration beside this one, may have made them. Where this user
+-- may not make roles, `outdial migrate` prints what somebody else has to run.
+do $$
+declare
+    v_role text;
+begin
+    foreach v_role in array array['outdial_reader', 'outdial_reader_pii'] loop
+        if not exists (select from pg_roles where rolname = v_role) then
+            begin
+                execute format('create role %I nologin', v_role);
+            exception when insufficient_privilege or duplicate_object or unique_violation then null;
+            end;
+        end if;
+    end loop;
+end $$;
+
+-- Asked once a query, not once a row: `(select reporting.sees_phones())`.
+create function reporting.sees_phones() returns boolean language sql stable as $$
+    select coalesce(bool_or(pg_has_role(current_user, r.oid, 'usage')), false)
+    from pg_roles r
+    where r.rolname = 'outdial_reader_pii'
+       or r.oid = (select nspowner from pg_namespace where nspname = 'reporting')
+$$;
+
+create function reporting.shown(p_phone text, p_whole boolean) returns text language sql immutable as $$
+    select case when p_whole then p_phone else '+' || repeat('*', length(p_phone) - 3) || right(p_phone, 2) end
+$$;
+
+-- A waiting job's reason and date are its class's, unless it has a true date of its own: dispatch speaks of classes.
+create view reporting.jobs as
+select j.job_id, j.campaign_id, coalesce(j.brand, c.brand) as brand, a.account,
+       coalesce(j.model_id, c.model_id) as model_id,
+       reporting.shown(j.phone, (select reporting.sees_phones())) as phone, j.region, j.priority, j.state,
+       case when j.state = 'waiting' and w.job_no is not null and w.ready_at is null then k.reason else j.reason end as reason,
+       case when j.state <> 'waiting' then j.due_at
+            when r.job_no is not null then r.slot
+            else coalesce(w.ready_at, k.due_at) end as due_at,
+       j.attempts, j.received_at, j.finished_at, j.metadata
+from outdial.jobs j
+left join outdial.campaigns c on c.campaign_id = j.campaign_id
+left join outdial.agents a on a.model_id = coalesce(j.model_id, c.model_id)
+left join outdial.work w on w.job_no = j.job_no
+left join outdial.reservations r on r.job_no = j.job_no
+left join outdial.classes k on k.class_no = w.class_no;
+
+create view reporting.calls as
+select j.job_id, a.attempt_no, a.attempt_id, a.campaign_id, a.brand, a.account, a.model_id,
+       reporting.shown(a.phone, (select reporting.sees_phones())) as phone, a.region, a.from_phone_number,
+       a.routing_version, a.rule, a.state, a.disposition, a.reason, a.call_id, a.http_status, a.provider_status, a.end_reason,
+       a.provider_error, a.from_phone_number_reported, a.caller_id_verified, a.submitted_at, a.placed_at, a.ended_at,
+       a.duration_s, a.recording_url, a.decision
+from outdial.attempts a
+left join outdial.jobs j on j.job_no = a.job_no;
+
+-- `expected_finish_at`: what waits, at the pace of the last hour; null where nothing moved in it.
+create view reporting.campaigns as
+select c.campaign_id, c.brand, c.state,
+       coalesce(j.waiting, 0) as waiting, coalesce(j.dialing, 0) as dialing, coalesce(j.placed, 0) as placed,
+       coalesce(j.done, 0) as done, coalesce(j.refused, 0) as refused, coalesce(j.expired, 0) as expired,
+       coalesce(j.canceled, 0) as canceled, coalesce(j.review, 0) as review,
+       coalesce(a.answered, 0) as answered,
+       round(a.answered::numeric / nullif(a.ended, 0), 4) as answer_rate,
+       coalesce(a.placed_last_minute, 0) as placed_last_minute, coalesce(a.placed_last_hour, 0) as placed_last_hour,
+       coalesce(a.placed_last_day, 0) as placed_last_day,
+       c.first_received_at, a.last_placed_at,
+       case when j.waiting > 0 and a.placed_last_hour > 0
+            then now() + make_interval(secs => 3600.0 * j.waiting / a.placed_last_hour) end as expected_finish_at
+from outdial.campaigns c
+left join (
+    select campaign_id, count(*) filter (where state = 'waiting') as waiting, count(*) filter (where state = 'dialing') as dialing,
+           count(*) filter (where state = 'placed') as placed, count(*) filter (where state = 'done') as done,
+           count(*) filter (where state = 'refused') as refused, count(*) filter (where state = 'expired') as expired,
+           count(*) filter (where state = 'canceled') as canceled, count(*) filter (where state = 'review') as review
+    from outdial.jobs group by campaign_id
+) j on j.campaign_id = c.campaign_id
+left join (
+    select campaign_id, count(*) filter (where disposition = 'answered') as answered, count(*) filter (where state = 'ended') as ended,
+           count(*) filter (where placed_at > now() - interval '1 minute') as placed_last_minute,
+           count(*) filter (where placed_at > now() - interval '1 hour') as placed_last_hour,
+           count(*) filter (where placed_at > now() - interval '1 day') as placed_last_day,
+           max(placed_at) as last_placed_at
+    from outdial.attempts group by campaign_id
+) a on a.campaign_id = c.campaign_id;
+
+-- `used_…`: calls let through in the window that ends now, slots of the next second among them: what the limit is
+-- held against. Null limit: unlimited.
+create view reporting.numbers as
+select n.number, n.state, n.state_reason, n.brand, n.region,
+       coalesce((select array_agg(p.model_id order by p.model_id) from outdial.pool p where p.number = n.number and p.attached), '{}') as agents,
+       coalesce(g.used_second, 0) as used_second, l.per_second as limit_second,
+       coalesce(g.used_minute, 0) as used_minute, l.per_minute as limit_minute,
+       coalesce(g.used_hour, 0) as used_hour, l.per_hour as limit_hour,
+       coalesce(g.used_day, 0) as used_day, l.per_day as limit_day,
+       coalesce(l.in_use, 0)::bigint as used_concurrent, l.concurrent as limit_concurrent,
+       coalesce(a.placed_last_day, 0) as placed_last_day,
+       round(a.answered::numeric / nullif(a.ended, 0), 4) as answer_rate,
+       least(l.last_slot, now()) as last_call_at
+from outdial.numbers n
+left join outdial.limits l on l.kind = 3 and l.key = n.number
+left join lateral (
+    select count(*) filter (where slot > now() - interval '1 second') as used_second,
+           count(*) filter (where slot > now() - interval '1 minute') as used_minute,
+           count(*) filter (where slot > now() - interval '1 hour') as used_hour,
+           count(*) filter (where slot > now() - interval '1 day') as used_day
+    from outdial.grants where thing_no = l.thing_no
+) g on true
+left join (
+    select from_phone_number, count(placed_at) as placed_last_day, count(*) filter (where state = 'ended') as ended,
+           count(*) filter (where disposition = 'answered') as answered
+    from outdial.attempts
+    where submitted_at > now() - interval '1 day' and from_phone_number is not null
+    group by from_phone_number
+) a on a.from_phone_number = n.number;
+
+-- Job numbers rise with receipt, so the smallest tells the oldest. Those that have a slot already count as queued.
+create view reporting.waiting as
+select w.campaign_id, w.reason, sum(w.jobs)::bigint as jobs, min(j.received_at) as oldest_received_at, min(w.next_due_at) as next_due_at
+from (
+    select k.campaign_id, k.reason, q.jobs, q.oldest, k.due_at as next_due_at
+    from (select class_no, count(*) as jobs, min(job_no) as oldest from outdial.work where ready_at is null group by class_no) q
+    join outdial.classes k on k.class_no = q.class_no
+    union all
+    select d.campaign_id, d.reason, count(*), min(d.job_no), min(w.ready_at)
+    from outdial.work w join outdial.jobs d on d.job_no = w.job_no
+    where w.ready_at is not null group by d.campaign_id, d.reason
+    union all
+    select campaign_id, 'queued', count(*), min(job_no), min(slot) from outdial.reservations group by campaign_id
+) w
+left join outdial.jobs j on j.job_no = w.oldest
+group by w.campaign_id, w.reason;
+
+-- As printed by `outdial migrate` where the roles came later: see src/store/roles.rs.
+do $$
+declare
+    v_role text;
+begin
+    for v_role in select rolname from pg_roles where rolname in ('outdial_reader', 'outdial_reader_pii') loop
+        execute format('grant usage on schema reporting to %I', v_role);
+        execute format('grant select on all tables in schema reporting to %I', v_role);
+    end loop;
+end $$;
