@@ -1,0 +1,29 @@
+# `make demo` and `make test` need nothing but git, make, curl, a C compiler and Rust; the rest is installed if missing.
+CARGO ?= cargo
+
+.PHONY: demo test fmt lint check help
+
+help:
+	@echo 'make demo    the main job, start to end, on private servers'
+	@echo 'make test    every test, on private servers'
+	@echo 'make fmt     format the sources'
+	@echo 'make lint    formatting and clippy, warnings are errors'
+	@echo 'make check   compile everything, run nothing'
+
+demo:
+	@deploy/local/install.sh
+	@deploy/local/with-tmp.sh $(CARGO) run --locked --quiet -- demo
+
+test:
+	@deploy/local/install.sh
+	@deploy/local/with-tmp.sh $(CARGO) test --locked
+
+fmt:
+	$(CARGO) fmt
+
+lint:
+	$(CARGO) fmt --check
+	$(CARGO) clippy --locked --all-targets -- -D warnings
+
+check:
+	$(CARGO) check --locked --all-targets

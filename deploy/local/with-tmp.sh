@@ -1,0 +1,16 @@
+#!/bin/sh
+# Runs a command with a temporary folder of its own, and returns when the folder's last user is gone: private servers
+# (src/local/) are stopped by their keepers when the process that started them ends, a moment after it.
+set -u
+tmp=$(mktemp -d "${TMPDIR:-/tmp}/outdial-run-XXXXXX") || exit 1
+chmod 711 "$tmp" # root's servers run as other users
+trap : INT TERM HUP # the command gets them too; what is left to do here is to wait for it and to clean up
+TMPDIR=$tmp "$@"
+status=$?
+left=150
+while [ "$left" -gt 0 ] && [ -n "$(find "$tmp" -maxdepth 1 -name 'outdial-*-*' 2>/dev/null)" ]; do
+    left=$((left - 1))
+    sleep 0.1
+done
+rm -rf -- "$tmp"
+exit "$status"
