@@ -16,5 +16,10 @@ pub async fn run(_args: Args, context: &Context) -> Result<(), Failure> {
     if applied.is_empty() {
         text.push_str("the schema is up to date\n");
     }
+    let missing = store::missing_grants(&pool).await?;
+    if !missing.is_empty() {
+        text.push_str("\nthis user may not make the readers' roles; somebody who may has to run:\n");
+        missing.iter().for_each(|statement| text.push_str(&format!("  {statement}\n")));
+    }
     output::print(&text)
 }

@@ -34,6 +34,14 @@ impl EventTypes {
         Self(types.into_iter().fold(0, |set, t| set | (1 << t as u16)))
     }
 
+    /// The words, for a statement that writes events; `None`: all.
+    pub fn names(self) -> Option<Vec<&'static str>> {
+        if self == Self::all() {
+            return None;
+        }
+        Some(EventType::ALL.iter().filter(|t| self.contains(**t)).map(|t| t.as_str()).collect())
+    }
+
     pub const fn contains(self, event: EventType) -> bool {
         self.0 & (1 << event as u16) != 0
     }

@@ -5,10 +5,14 @@ mod dispatch;
 mod intake;
 mod ledger;
 mod place;
+pub mod reporting;
+mod roles;
 mod schema;
+pub mod stops;
 
 pub use connect::{ConnectError, PATIENCE_AT_START, PATIENCE_OF_COMMANDS, Purpose, connect};
 pub use ledger::Ledger;
+pub use roles::missing_grants;
 pub use schema::{SchemaStatus, migrate, schema_status};
 /// The database's own error, for rooms that don't know the driver.
 pub use sqlx::Error as DatabaseError;

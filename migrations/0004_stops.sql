@@ -1,0 +1,49 @@
+-- Stops and their ends, by a person or by the worker itself: one statement each. They hold the stop lock alone, so
+-- that once they have committed nothing is authorised that they forbid; the epoch tells the workers at once.
+
+-- Sets a campaign's state. Answers what it was; null: there is no such campaign.
+create function outdial.set_campaign(p_campaign text, p_state text, p_reason text, p_events text[]) returns text
+language plpgsql as $$
+declare
+    v_was text;
+    v_seq bigint;
+begin
+    perform outdial.stop_lock();
+    select state into v_was from outdial.campaigns where campaign_id = p_campaign for update;
+    if v_was is null or v_was = p_state then return v_was; end if;
+    update outdial.campaigns
+    set state = p_state, state_reason = p_reason, state_since = clock_timestamp(), event_seq = event_seq + 1,
+        refused_in_a_row = case when p_state = 'active' then 0 else refused_in_a_row end
+    where campaign_id = p_campaign returning event_seq into v_seq;
+    insert into outdial.outbox (type, subject, sequence, data)
+    select 'campaign.state_changed', p_campaign, v_seq,
+           jsonb_strip_nulls(jsonb_build_object('campaign_id', p_campaign, 'state', p_state, 'was', v_was, 'reason', p_reason))
+    where outdial.wants(p_events, 'campaign.state_changed');
+    perform outdial.raise_epoch();
+    return v_was;
+end $$;
+
+-- Sets an account's state. Answers what it was. An account that no worker has seen yet is made: its name stands in
+-- the configuration.
+create function outdial.set_account(p_account text, p_state text, p_reason text, p_events text[]) returns text
+language plpgsql as $$
+declare
+    v_was text;
+    v_seq bigint;
+begin
+    perform outdial.stop_lock();
+    insert into outdial.accounts (name) values (p_account) on conflict (name) do nothing;
+    select state into v_was from outdial.accounts where name = p_account for update;
+    if v_was = p_state then return v_was; end if;
+    update outdial.accounts
+    set state = p_state, state_reason = p_reason, state_since = clock_timestamp(), event_seq = event_seq + 1
+    where name = p_account returning event_seq into v_seq;
+    -- What workers had found of its key is asked afresh.
+    if p_state = 'active' then delete from outdial.worker_keys where account = p_account; end if;
+    insert into outdial.outbox (type, subject, sequence, data)
+    select 'account.state_changed', p_account, v_seq,
+           jsonb_strip_nulls(jsonb_build_object('account', p_account, 'state', p_state, 'was', v_was, 'reason', p_reason))
+    where outdial.wants(p_events, 'account.state_changed');
+    perform outdial.raise_epoch();
+    return v_was;
+end $$;

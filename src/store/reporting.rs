@@ -1,0 +1,117 @@
+//! The reading side: rows of the `reporting` views as JSON, so that a program sees the contract's columns and a
+//! command picks those that it shows. Phones come as the database shows them to this user.
+
+use serde::Serialize;
+use serde_json::Value;
+use sqlx::{PgPool, Row};
+
+use crate::core::ids::{CampaignId, JobId};
+
+type Answer<T> = Result<T, sqlx::Error>;
+
+/// # Errors
+/// The database's.
+pub async fn campaigns(pool: &PgPool) -> Answer<Vec<Value>> {
+    rows(pool, "select to_jsonb(v) from reporting.campaigns v order by campaign_id").await
+}
+
+/// # Errors
+/// The database's.
+pub async fn numbers(pool: &PgPool) -> Answer<Vec<Value>> {
+    rows(pool, "select to_jsonb(v) from reporting.numbers v order by number").await
+}
+
+/// Why jobs wait; of one campaign, or of all.
+///
+/// # Errors
+/// The database's.
+pub async fn waiting(pool: &PgPool, campaign: Option<&CampaignId>) -> Answer<Vec<Value>> {
+    let rows = sqlx::query(
+        "select to_jsonb(v) from reporting.waiting v where $1::text is null or campaign_id = $1
+         order by campaign_id, jobs desc, reason",
+    )
+    .bind(campaign.map(CampaignId::as_str))
+    .fetch_all(pool)
+    .await?;
+    rows.iter().map(|row| row.try_get(0)).collect()
+}
+
+/// Accounts that a worker or a command has seen, with what the ledger knows of them.
+///
+/// # Errors
+/// The database's.
+pub async fn accounts(pool: &PgPool) -> Answer<Vec<Value>> {
+    rows(
+        pool,
+        "select jsonb_build_object('account', a.name, 'state', a.state, 'reason', a.state_reason, 'since', a.state_since,
+             'backoff_until', case when a.backoff_until > now() then a.backoff_until end,
+             'breaker_until', case when a.unknown_in_a_row >= 5 then a.breaker_until end,
+             'calls_per_second', l.per_second, 'concurrent_calls', l.concurrent, 'in_use', coalesce(l.in_use, 0),
+             'agents', coalesce((select jsonb_agg(g.model_id order by g.model_id) from outdial.agents g where g.account = a.name), '[]'))
+         from outdial.accounts a left join outdial.limits l on l.kind = 1 and l.key = a.name
+         order by a.name",
+    )
+    .await
+}
+
+async fn rows(pool: &PgPool, query: &'static str) -> Answer<Vec<Value>> {
+    sqlx::query(query).fetch_all(pool).await?.iter().map(|row| row.try_get(0)).collect()
+}
+
+/// Everything that is known of a job.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct JobStory {
+    /// As `reporting.jobs` has it.
+    pub job: Value,
+    /// What holds it while it waits; null when it doesn't.
+    pub waits: Value,
+    /// As `reporting.calls` has them, oldest first.
+    pub attempts: Vec<Value>,
+    /// Events that the broker hasn't confirmed yet; confirmed ones are the broker's.
+    pub unpublished_events: Vec<Value>,
+}
+
+/// # Errors
+/// The database's.
+pub async fn job_story(pool: &PgPool, job: &JobId) -> Answer<Option<JobStory>> {
+    let id = job.as_str();
+    let found = sqlx::query(
+        "select to_jsonb(v) from reporting.jobs v where job_id = $1 order by received_at desc limit 1",
+    )
+    .bind(id)
+    .fetch_optional(pool)
+    .await?;
+    let Some(found) = found else { return Ok(None) };
+    let waits = sqlx::query(
+        "select jsonb_build_object(
+             'not_before', j.not_before, 'expires_at', j.expires_at, 'ready_at', w.ready_at, 'slot', r.slot,
+             'slot_number', r.number, 'class_reason', k.reason, 'class_due_at', k.due_at, 'class_decided_at', k.decided_at,
+             'ahead', case when w.job_no is not null and w.ready_at is null then
+                 (select count(*) from (select 1 from outdial.work o where o.class_no = w.class_no and o.ready_at is null
+                     and (o.rank, o.job_no) < (w.rank, w.job_no) limit 100000) q) end)
+         from outdial.jobs j
+         left join outdial.work w using (job_no) left join outdial.reservations r using (job_no)
+         left join outdial.classes k on k.class_no = coalesce(w.class_no, r.class_no)
+         where j.job_id = $1 and j.state = 'waiting'",
+    )
+    .bind(id)
+    .fetch_optional(pool)
+    .await?;
+    let attempts =
+        all(pool, "select to_jsonb(v) from reporting.calls v where job_id = $1 order by attempt_no", id)
+            .await?;
+    let unpublished_events = all(
+        pool,
+        "select jsonb_build_object('time', time, 'type', type, 'sequence', sequence, 'data', data)
+         from outdial.outbox where subject = $1 and type not like 'campaign.%' and type not like 'account.%'
+           and type not like 'number.%' order by sequence limit 100",
+        id,
+    )
+    .await?;
+    let waits = waits.map_or(Ok(Value::Null), |row| row.try_get(0))?;
+    Ok(Some(JobStory { job: found.try_get(0)?, waits, attempts, unpublished_events }))
+}
+
+async fn all(pool: &PgPool, query: &'static str, id: &str) -> Answer<Vec<Value>> {
+    sqlx::query(query).bind(id).fetch_all(pool).await?.iter().map(|row| row.try_get(0)).collect()
+}

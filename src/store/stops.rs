@@ -1,0 +1,132 @@
+//! Stopping and letting go on: campaigns, accounts, single jobs. Once such a function has returned, nothing is
+//! authorised that it forbids.
+
+use sqlx::{PgPool, Row};
+
+use crate::core::events::EventTypes;
+use crate::core::ids::{AccountName, CampaignId, JobId};
+
+type Answer<T> = Result<T, sqlx::Error>;
+
+/// Jobs canceled by one statement.
+const CANCEL_BATCH: i64 = 500;
+
+/// What a campaign may be told to be.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum CampaignTo {
+    Active,
+    Paused,
+    Canceled,
+}
+
+/// What an account may be told to be.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum AccountTo {
+    Active,
+    Paused,
+}
+
+impl CampaignTo {
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            CampaignTo::Active => "active",
+            CampaignTo::Paused => "paused",
+            CampaignTo::Canceled => "canceled",
+        }
+    }
+}
+
+impl AccountTo {
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            AccountTo::Active => "active",
+            AccountTo::Paused => "paused",
+        }
+    }
+}
+
+/// Sets a campaign's state; gives what it was, `None` where there is no such campaign.
+///
+/// # Errors
+/// The database's.
+pub async fn set_campaign(
+    pool: &PgPool,
+    campaign: &CampaignId,
+    to: CampaignTo,
+    reason: Option<&str>,
+    events: EventTypes,
+) -> Answer<Option<String>> {
+    sqlx::query_scalar("select outdial.set_campaign($1, $2, $3, $4)")
+        .bind(campaign.as_str())
+        .bind(to.as_str())
+        .bind(reason)
+        .bind(events.names())
+        .fetch_one(pool)
+        .await
+}
+
+/// Sets an account's state; gives what it was.
+///
+/// # Errors
+/// The database's.
+pub async fn set_account(
+    pool: &PgPool,
+    account: &AccountName,
+    to: AccountTo,
+    reason: Option<&str>,
+    events: EventTypes,
+) -> Answer<String> {
+    sqlx::query_scalar("select outdial.set_account($1, $2, $3, $4)")
+        .bind(account.as_str())
+        .bind(to.as_str())
+        .bind(reason)
+        .bind(events.names())
+        .fetch_one(pool)
+        .await
+}
+
+/// Cancels some of the waiting jobs of a campaign, 500 at most; gives how many. 0: none is left that can be.
+///
+/// # Errors
+/// The database's.
+pub async fn cancel_some_of(pool: &PgPool, campaign: &CampaignId, events: EventTypes) -> Answer<usize> {
+    let rows = sqlx::query(
+        "select job_id from outdial.cancel(array(
+            select job_id from outdial.jobs where campaign_id = $1 and state = 'waiting' limit $2), $3)",
+    )
+    .bind(campaign.as_str())
+    .bind(CANCEL_BATCH)
+    .bind(events.names())
+    .fetch_all(pool)
+    .await?;
+    Ok(rows.len())
+}
+
+/// What became of the wish to cancel a job.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Cancelled {
+    Done,
+    /// It is past waiting: its state.
+    TooLate(String),
+    NoSuchJob,
+}
+
+/// Cancels a job that has no attempt in flight.
+///
+/// # Errors
+/// The database's.
+pub async fn cancel_job(pool: &PgPool, job: &JobId, events: EventTypes) -> Answer<Cancelled> {
+    let canceled = sqlx::query("select job_id from outdial.cancel(array[$1], $2)")
+        .bind(job.as_str())
+        .bind(events.names())
+        .fetch_optional(pool)
+        .await?;
+    if canceled.is_some() {
+        return Ok(Cancelled::Done);
+    }
+    let row = sqlx::query("select state from outdial.jobs where job_id = $1")
+        .bind(job.as_str())
+        .fetch_optional(pool)
+        .await?;
+    row.map_or(Ok(Cancelled::NoSuchJob), |row| row.try_get(0).map(Cancelled::TooLate))
+}
