@@ -1,0 +1,253 @@
+use proptest::prelude::{Strategy as Generator, any, prop_assert, prop_oneof, proptest};
+
+use super::*;
+
+/// The contract's example, with what this version can't honour left out.
+const WHOLE: &str = r#"
+[defaults]
+number_limits = { per_second = 1, per_minute = 10, per_hour = 60, per_day = 75, concurrent = 2 }
+no_route = "hold"
+calling_rules = "none"
+
+[[agent]]
+model_id = "0ae2859d-c25c-4d56-a9f3-809387b725ce"
+name = "Acme outbound"
+account = "default"
+
+[[number]]
+number = "+1 (628) 666-6348"
+brand = "acme"
+region = "US-CA"
+tags = ["sales"]
+weight = 3
+limits = { per_day = 100 }
+
+[[campaign]]
+id = "spring-sale"
+brand = "acme"
+model_id = "0ae2859d-c25c-4d56-a9f3-809387b725ce"
+weight = 2
+limits = { per_second = 5, concurrent = 20 }
+window = { days = ["mon", "fri"], from = "09:00", to = "24:00" }
+destinations = ["US", "CA"]
+expires_after = "36h"
+consent = "optional"
+redial_unknown_after = "never"
+
+[[rule]]
+name = "acme, California"
+match = { brand = ["acme"], region = ["US-CA"], campaign = ["spring-sale"], model_id = [] }
+use = { brand = ["acme"], region = ["US"], tags = ["sales"], numbers = ["+16286666348"] }
+strategy = "local_presence"
+sticky = true
+overflow = "next"
+otherwise = "agent_default"
+"#;
+
+fn faults(source: &str) -> Vec<String> {
+    parse(source).unwrap_err().iter().map(Fault::to_string).collect()
+}
+
+/// The faults of a document, but for the words after the second colon: where they are and of what.
+fn keys(source: &str) -> Vec<(usize, String, FaultKind)> {
+    parse(source).unwrap_err().into_iter().map(|f| (f.line, f.key, f.kind)).collect()
+}
+
+#[test]
+fn the_whole_document_is_understood() {
+    let settings = parse(WHOLE).unwrap();
+    assert_eq!(settings.defaults.number_limits.per_day, Some(75));
+    assert_eq!(settings.defaults.number_limits.concurrent, Some(2));
+    assert_eq!(settings.agents[0].name.as_deref(), Some("Acme outbound"));
+    let number = &settings.numbers[0];
+    assert_eq!((number.number.as_str(), number.weight), ("+16286666348", 3));
+    assert_eq!(number.limits.per_day, Some(100));
+    assert_eq!(number.region.unwrap().as_str(), "US-CA");
+    let campaign = &settings.campaigns[0];
+    assert_eq!(campaign.expires_after.as_secs(), 36 * 3_600);
+    assert_eq!(campaign.destinations.as_ref().unwrap()[0].as_str(), "CA", "sorted");
+    assert_eq!(campaign.window.as_ref().unwrap().to().to_string(), "24:00");
+    let rule = &settings.rules[0];
+    assert_eq!(rule.strategy, Strategy::LocalPresence);
+    assert_eq!((rule.sticky, rule.overflow, rule.otherwise), (true, Overflow::Next, Otherwise::AgentDefault));
+    assert_eq!(rule.uses.tags, ["sales"]);
+}
+
+#[test]
+fn what_is_absent_has_its_default() {
+    let settings = parse("").unwrap();
+    assert_eq!(settings, Settings::default());
+    let settings = parse("[[campaign]]\nid = 'a'\n[[rule]]\n[[rule]]\nuse = {}\n").unwrap();
+    assert_eq!(settings.campaigns[0], CampaignSettings::unknown(CampaignId::parse("a").unwrap()));
+    assert_eq!(settings.rules[1].name, "rule 2");
+    let rule = &settings.rules[0];
+    assert_eq!((rule.strategy, rule.sticky), (Strategy::LeastUsed, false));
+    assert_eq!((rule.overflow, rule.otherwise), (Overflow::Wait, Otherwise::Next));
+}
+
+#[test]
+fn every_fault_is_told_at_once_with_its_line() {
+    let source = r#"[defaults]
+number_limits = { per_second = 0, per_minutes = 10 }
+no_route = "drop"
+
+[[number]]
+number = "6286666348"
+region = "USA"
+weight = "3"
+
+[[number]]
+brand = "acme"
+
+[[campaign]]
+id = "spring sale"
+window = { days = ["monday"], from = "9:00", to = "25:00" }
+destinations = ["US", "UK"]
+expires_after = "7 days"
+
+[[rule]]
+name = "one"
+match = { region = ["US-CALIFORNIA", "GB"], brands = [] }
+use = { numbers = ["+1628"] }
+strategy = "random"
+sticky = "yes"
+"#;
+    use FaultKind::*;
+    let expected = [
+        (2, "defaults.number_limits.per_minutes", UnknownKey),
+        (2, "defaults.number_limits.per_second", Invalid),
+        (3, "defaults.no_route", Invalid),
+        (6, "number[0].number", Invalid),
+        (7, "number[0].region", Invalid),
+        (8, "number[0].weight", Invalid),
+        (10, "number[1]", MissingKey),
+        (14, "campaign[0].id", Invalid),
+        (15, "campaign[0].window.days[0]", Invalid),
+        (15, "campaign[0].window.from", Invalid),
+        (15, "campaign[0].window.to", Invalid),
+        (16, "campaign[0].destinations[1]", Invalid),
+        (17, "campaign[0].expires_after", Invalid),
+        (21, "rule[0].match.brands", UnknownKey),
+        (21, "rule[0].match.region[0]", Invalid),
+        (22, "rule[0].use.numbers[0]", Invalid),
+        (23, "rule[0].strategy", Invalid),
+        (24, "rule[0].sticky", Invalid),
+    ];
+    let expected: Vec<_> = expected.map(|(line, key, kind)| (line, key.to_owned(), kind)).into();
+    assert_eq!(keys(source), expected);
+}
+
+#[test]
+fn a_fault_says_what_to_write_instead() {
+    assert_eq!(
+        faults("[[rule]]\nstrategy = 'random'\n"),
+        ["line 2: rule[0].strategy: must be one of least_used, round_robin, weighted, local_presence"]
+    );
+    assert_eq!(
+        faults("[[agent]]\nname = 'x'\nmodel = 'y'\n"),
+        [
+            "line 1: agent[0]: needs \"model_id\"",
+            "line 3: agent[0].model: unknown key; known here: model_id, name, account",
+        ]
+    );
+    assert_eq!(
+        faults("[[number]]\nnumber = 7\n"),
+        ["line 2: number[0].number: must be a string, not integer"]
+    );
+    assert_eq!(
+        faults("[[number]]\nnumber = '+16286666348'\nlimits = { per_day = 0x0 }\n"),
+        ["line 3: number[0].limits.per_day: must be from 1 to 10000000"]
+    );
+}
+
+#[test]
+fn what_a_later_version_brings_is_not_supported() {
+    let source = r#"
+[defaults]
+calling_rules = "standard"
+[[campaign]]
+id = "a"
+consent = "required"
+recipient_limits = { per_day = 2 }
+retry = { max_attempts = 3 }
+redial_unknown_after = "1h"
+"#;
+    let expected = [
+        (3, "defaults.calling_rules"),
+        (6, "campaign[0].consent"),
+        (7, "campaign[0].recipient_limits"),
+        (8, "campaign[0].retry"),
+        (9, "campaign[0].redial_unknown_after"),
+    ];
+    let expected: Vec<_> = expected.map(|(line, key)| (line, key.to_owned(), FaultKind::NotSupported)).into();
+    assert_eq!(keys(source), expected);
+    assert!(faults(source)[0].starts_with("line 3: defaults.calling_rules: not_supported: "));
+}
+
+#[test]
+fn nothing_stands_twice() {
+    let source = r#"
+[[number]]
+number = "+16286666348"
+[[number]]
+number = "+1 628 666 6348"
+[[campaign]]
+id = "a"
+[[campaign]]
+id = "a"
+[[agent]]
+model_id = "m"
+[[agent]]
+model_id = "m"
+[[rule]]
+name = "r"
+[[rule]]
+name = "r"
+"#;
+    let expected =
+        [(5, "number[1].number"), (9, "campaign[1].id"), (13, "agent[1].model_id"), (17, "rule[1].name")];
+    let expected: Vec<_> = expected.map(|(line, key)| (line, key.to_owned(), FaultKind::Duplicate)).into();
+    assert_eq!(keys(source), expected);
+    assert_eq!(faults(source)[0], "line 5: number[1].number: the same as in line 3; write it once");
+}
+
+#[test]
+fn broken_syntax_is_told_with_its_line_beside_other_faults() {
+    let found = keys("[[rule]]\nstrategy = random\n[[rule]]\nsticky = 1\n");
+    assert!(found.contains(&(2, String::new(), FaultKind::Syntax)), "{found:?}");
+    assert!(found.contains(&(4, "rule[1].sticky".into(), FaultKind::Invalid)), "{found:?}");
+    let twice = keys("[defaults]\nno_route = 'hold'\nno_route = 'hold'\n");
+    assert_eq!(twice, [(3, String::new(), FaultKind::Syntax)]);
+}
+
+#[test]
+fn settings_survive_their_json() {
+    let settings = parse(WHOLE).unwrap();
+    let json = serde_json::to_string(&settings).unwrap();
+    assert_eq!(serde_json::from_str::<Settings>(&json).unwrap(), settings);
+}
+
+/// Pieces of which documents are made that look like ours.
+fn fragment() -> impl Generator<Value = String> {
+    let words = WHOLE.split_inclusive([' ', '\n', '=', ',']).map(str::to_owned).collect::<Vec<_>>();
+    prop_oneof![8 => proptest::sample::select(words), 1 => any::<String>()]
+}
+
+proptest! {
+    #[test]
+    fn no_document_makes_it_panic(pieces in proptest::collection::vec(fragment(), 0..80)) {
+        let source = pieces.concat();
+        let lines = source.lines().count() + 1;
+        if let Err(faults) = parse(&source) {
+            prop_assert!(!faults.is_empty());
+            prop_assert!(faults.iter().all(|f| f.line >= 1 && f.line <= lines));
+        }
+    }
+
+    #[test]
+    fn no_damage_to_a_good_document_makes_it_panic(cut in 0..WHOLE.len(), length in 0usize..40) {
+        let end = (cut + length).min(WHOLE.len());
+        let damaged = format!("{}{}", &WHOLE[..cut], &WHOLE[end..]);
+        let _ = parse(&damaged);
+    }
+}
