@@ -3,8 +3,12 @@
 //! A command is an `Args` struct for clap and `pub async fn run(args, &Context) -> Result<(), Failure>`; it gets a
 //! variant of [`Command`] and a line in [`dispatch`].
 
+mod account;
+mod campaign;
 mod failure;
+mod job;
 mod migrate;
+mod number;
 pub mod output;
 mod sandbox;
 
@@ -43,6 +47,14 @@ struct Global {
 
 #[derive(Debug, Subcommand)]
 enum Command {
+    /// List, pause and resume accounts at the provider
+    Account(account::Args),
+    /// List, pause, resume and cancel campaigns
+    Campaign(campaign::Args),
+    /// Show a job's whole story, or cancel it
+    Job(job::Args),
+    /// List numbers and what is used of their limits
+    Number(number::Args),
     /// Bring the database's schema up to this version
     Migrate(migrate::Args),
     /// Run a stand-in for Synthflow on loopback, which keeps a ledger of every POST it receives
@@ -96,6 +108,10 @@ pub async fn demand_schema(pool: &Pool) -> Result<(), Failure> {
 
 async fn dispatch(command: Command, context: &Context) -> Result<(), Failure> {
     match command {
+        Command::Account(args) => account::run(args, context).await,
+        Command::Campaign(args) => campaign::run(args, context).await,
+        Command::Job(args) => job::run(args, context).await,
+        Command::Number(args) => number::run(args, context).await,
         Command::Migrate(args) => migrate::run(args, context).await,
         Command::Sandbox(args) => sandbox::run(args, context).await,
     }

@@ -31,6 +31,21 @@ pub fn print_json(value: &impl Serialize) -> Result<(), Failure> {
     print(&format!("{text}\n"))
 }
 
+/// A JSON value as a cell of a table: nothing for null, texts without quotes, times to the second.
+pub fn cell(value: &serde_json::Value) -> String {
+    use serde_json::Value;
+    match value {
+        Value::Null => String::new(),
+        Value::String(text) => match chrono::DateTime::parse_from_rfc3339(text) {
+            Ok(time) => time.to_utc().to_rfc3339_opts(chrono::SecondsFormat::Secs, true),
+            // What the provider or a publisher wrote must not steer the terminal.
+            Err(_) => text.chars().map(|c| if c.is_control() { ' ' } else { c }).collect(),
+        },
+        Value::Array(items) => items.iter().map(cell).collect::<Vec<_>>().join(" "),
+        other => other.to_string(),
+    }
+}
+
 /// Columns as wide as their widest cell, the headings in capitals.
 #[derive(Debug)]
 pub struct Table {
@@ -65,7 +80,17 @@ impl Table {
 
 #[cfg(test)]
 mod tests {
+    use serde_json::json;
+
     use super::*;
+
+    #[test]
+    fn a_cell_is_plain_text() {
+        assert_eq!(cell(&json!(null)), "");
+        assert_eq!(cell(&json!(["a", "b"])), "a b");
+        assert_eq!(cell(&json!("2026-11-23T14:00:00.123456+01:00")), "2026-11-23T13:00:00Z");
+        assert_eq!(cell(&json!("red\u{1b}[31m\n")), "red [31m ");
+    }
 
     #[test]
     fn columns_line_up() {
