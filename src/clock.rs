@@ -16,3 +16,10 @@ pub fn monotonic() -> tokio::time::Instant {
 pub fn wall() -> DateTime<Utc> {
     Utc::now()
 }
+
+/// Monotonic time since the first call in this process.
+pub fn uptime() -> std::time::Duration {
+    static START: std::sync::OnceLock<tokio::time::Instant> = std::sync::OnceLock::new();
+    let start = *START.get_or_init(monotonic);
+    monotonic().saturating_duration_since(start)
+}

@@ -1,14 +1,16 @@
 //! What the stages ask of the ledger, as traits. `store` implements them over PostgreSQL.
 
 use std::future::Future;
+use std::sync::Arc;
 use std::time::Duration;
 
 use chrono::{DateTime, Utc};
 
-use crate::core::decide::Class;
+use crate::core::decide::{Class, World};
 use crate::core::ids::{AccountName, CampaignId, ClassNo, JobNo, ModelId, RoutingVersion};
 use crate::core::ledger::*;
 use crate::core::phone::E164;
+use crate::core::rules::Compiled;
 use crate::core::usage::Used;
 
 pub use super::ports::LedgerError;
@@ -47,6 +49,8 @@ pub trait DispatchLedger: Send + Sync + 'static {
     ) -> impl Future<Output = Answer<usize>> + Send;
     /// Tells what holds each class.
     fn note(&self, classes: &[ClassStatus]) -> impl Future<Output = Answer<()>> + Send;
+    /// Which of the living workers this one is: (nth, of).
+    fn share(&self) -> impl Future<Output = Answer<(u32, u32)>> + Send;
     /// Asks for an agent's pool to be read.
     fn want_pool(&self, model: &ModelId, account: &AccountName) -> impl Future<Output = Answer<()>> + Send;
 }
@@ -68,6 +72,38 @@ pub trait PlaceLedger: Send + Sync + 'static {
 pub trait LifeLedger: Send + Sync + 'static {
     /// Extends the lease; false: this worker was taken for dead.
     fn renew(&self, lease: Duration) -> impl Future<Output = Answer<bool>> + Send;
+    /// Takes a new number after this worker was taken for dead.
+    fn enlist_again(&self, lease: Duration) -> impl Future<Output = Answer<()>> + Send;
     fn now(&self) -> impl Future<Output = Answer<DateTime<Utc>>> + Send;
     fn control(&self) -> impl Future<Output = Answer<Control>> + Send;
+}
+
+/// What decisions are made from.
+pub trait WorldLedger: Send + Sync + 'static {
+    /// The rules of a version.
+    fn rules(&self, version: RoutingVersion) -> impl Future<Output = Answer<Arc<Compiled>>> + Send;
+    fn world(
+        &self,
+        control: Control,
+        rules: Arc<Compiled>,
+        accounts: &[AccountName],
+        pool_max_age: Duration,
+    ) -> impl Future<Output = Answer<World>> + Send;
+}
+
+/// What time brings.
+pub trait UpkeepLedger: Send + Sync + 'static {
+    /// Dates that have come; gives how many jobs are ready now. Likewise below: while it gives `limit`, there is more.
+    fn wake(&self, limit: u32) -> impl Future<Output = Answer<u32>> + Send;
+    fn expire(&self, limit: u32) -> impl Future<Output = Answer<u32>> + Send;
+    /// Looks again at jobs that wait for a window, after new rules.
+    fn rejudge(&self, limit: u32) -> impl Future<Output = Answer<u32>> + Send;
+    /// Writes what holds a class into the records of its jobs, from job `after` on. Gives how far it came (`None`: to
+    /// the end) and how many it wrote.
+    fn relabel(&self, after: JobNo, limit: u32) -> impl Future<Output = Answer<(Option<JobNo>, u32)>> + Send;
+    /// Takes over what workers left whose lease has run out: (reservations, attempts that are unknown now).
+    fn take_over(&self, lease: Duration) -> impl Future<Output = Answer<(u32, u32)>> + Send;
+    fn prune(&self) -> impl Future<Output = Answer<u32>> + Send;
+    /// Whether this worker does a duty of which one is enough, for the next `lease`.
+    fn on_duty(&self, name: &str, lease: Duration) -> impl Future<Output = Answer<bool>> + Send;
 }

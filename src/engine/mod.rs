@@ -1,7 +1,13 @@
 //! The stages that a job goes through, over traits: no lapin, sqlx, reqwest or axum here.
 
 pub mod batch;
+pub mod dispatch;
+pub mod fence;
 pub mod health;
 pub mod intake;
 pub mod ledger;
+pub mod place;
 pub mod ports;
+pub mod tenure;
+pub mod upkeep;
+pub mod world;

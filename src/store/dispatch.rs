@@ -231,6 +231,20 @@ impl DispatchLedger for Ledger {
             .map_err(ledger_error)
     }
 
+    async fn share(&self) -> Answer<(u32, u32)> {
+        let row = sqlx::query(
+            "select count(*) filter (where worker_no < $1), greatest(count(*), 1) from outdial.workers
+             where ended_at is null and lease_until > clock_timestamp()",
+        )
+        .bind(self.worker_no())
+        .fetch_one(&self.pool)
+        .await
+        .map_err(ledger_error)?;
+        let (nth, of): (i64, i64) = (row.get(0), row.get(1));
+        let of = u32::try_from(of).unwrap_or(1);
+        Ok((u32::try_from(nth).unwrap_or(0) % of, of))
+    }
+
     async fn want_pool(&self, model: &ModelId, account: &AccountName) -> Answer<()> {
         sqlx::query(
             "insert into outdial.agents (model_id, account) values ($1, $2)

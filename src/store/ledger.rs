@@ -99,6 +99,10 @@ impl LifeLedger for Ledger {
         .map_err(ledger_error)
     }
 
+    async fn enlist_again(&self, lease: Duration) -> Result<(), LedgerError> {
+        self.enlist(lease).await
+    }
+
     async fn now(&self) -> Result<DateTime<Utc>, LedgerError> {
         sqlx::query_scalar("select clock_timestamp()").fetch_one(&self.pool).await.map_err(ledger_error)
     }

@@ -9,6 +9,8 @@ pub mod reporting;
 mod roles;
 mod schema;
 pub mod stops;
+mod upkeep;
+mod world;
 
 pub use connect::{ConnectError, PATIENCE_AT_START, PATIENCE_OF_COMMANDS, Purpose, connect};
 pub use ledger::Ledger;

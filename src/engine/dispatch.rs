@@ -1,0 +1,155 @@
+//! Dispatch: waiting jobs are pulled by free capacity, never pushed by timers.
+//!
+//! A pass looks at the first job of every class, decides each class by the rules in use, reads as many jobs as there is
+//! room for of those that may be dialed, lets [`pick`] choose, and asks the ledger for slots. What the ledger refuses
+//! is remembered only as long as the ledger said.
+
+mod classes;
+mod pass;
+
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use chrono::{DateTime, TimeDelta, Utc};
+use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore, mpsc, watch};
+use tokio_util::sync::CancellationToken;
+
+use super::ledger::{DispatchLedger, LedgerError};
+use super::tenure::Tenure;
+use crate::clock;
+use crate::core::decide::World;
+use crate::core::fair::Turns;
+use crate::core::ids::{AccountName, CampaignId, RoutingVersion};
+use crate::core::ledger::{Reserved, SlotTerms};
+use crate::core::pick::Pick;
+use crate::core::rules::Limits;
+use crate::core::usage::UsageBook;
+use classes::Classes;
+
+/// With nothing to do, the work list is looked at this often all the same: another worker may have filled it.
+const IDLE: Duration = Duration::from_millis(250);
+/// After a pass in which others were faster.
+const COLLIDED: Duration = Duration::from_millis(10);
+/// After an error of the ledger.
+const BACK_OFF: Duration = Duration::from_millis(500);
+/// Between two looks at how many workers there are.
+const SHARE_EVERY: Duration = Duration::from_secs(2);
+/// A reading of the numbers' use is renewed this often at least, and takes at most a twentieth of the time.
+const READ_EVERY: Duration = Duration::from_secs(1);
+/// The most slots asked for in one statement.
+pub const ASKS_MAX: usize = 256;
+
+/// A job with a slot, on its way to be placed. It holds its place among those in flight until it is settled.
+#[derive(Debug)]
+pub struct Ready {
+    pub reserved: Reserved,
+    pub pick: Pick,
+    pub version: RoutingVersion,
+    /// The campaign's window, where it has one, closes then.
+    pub window_until: Option<DateTime<Utc>>,
+    pub permit: OwnedSemaphorePermit,
+}
+
+/// What dispatch needs.
+#[derive(Debug)]
+pub struct Dispatch<L> {
+    pub ledger: Arc<L>,
+    pub world: watch::Receiver<Arc<World>>,
+    pub tenure: Arc<Tenure>,
+    pub terms: SlotTerms,
+    /// The accounts' limits, of the configuration.
+    pub accounts: HashMap<AccountName, Limits>,
+    /// As many permits as calls may be under way in this process.
+    pub inflight: Arc<Semaphore>,
+    pub placing: mpsc::Sender<Ready>,
+    /// Rung when there may be something new to dial.
+    pub bell: Arc<Notify>,
+}
+
+/// What it keeps from pass to pass.
+struct State {
+    classes: Classes,
+    book: UsageBook,
+    turns: Turns,
+    /// At their limit until then.
+    campaigns_shut: HashMap<CampaignId, DateTime<Utc>>,
+    accounts_shut: HashMap<AccountName, DateTime<Utc>>,
+    share: (u32, u32),
+    share_read: Option<tokio::time::Instant>,
+    usage_due: Option<tokio::time::Instant>,
+    draws: Box<dyn FnMut() -> u64 + Send>,
+}
+
+/// When to look again.
+enum Next {
+    Now,
+    At(DateTime<Utc>),
+    In(Duration),
+}
+
+impl<L: DispatchLedger> Dispatch<L> {
+    /// Until `stop`. `draws` gives randomness, for weighted choices.
+    pub async fn run(mut self, draws: Box<dyn FnMut() -> u64 + Send>, stop: CancellationToken) {
+        let mut state = State {
+            classes: Classes::default(),
+            book: UsageBook::default(),
+            turns: Turns::default(),
+            campaigns_shut: HashMap::new(),
+            accounts_shut: HashMap::new(),
+            share: (0, 1),
+            share_read: None,
+            usage_due: None,
+            draws,
+        };
+        while !stop.is_cancelled() {
+            let wait = match self.pass(&mut state).await {
+                Ok(Next::Now) => Duration::ZERO,
+                Ok(Next::In(wait)) => wait.min(IDLE),
+                Ok(Next::At(date)) => self.until(date).min(IDLE),
+                Err(error) => {
+                    log_pass_error(&error);
+                    BACK_OFF
+                }
+            };
+            if wait.is_zero() {
+                tokio::task::yield_now().await;
+                continue;
+            }
+            tokio::select! {
+                () = stop.cancelled() => {}
+                () = self.bell.notified() => {}
+                changed = self.world.changed() => if changed.is_err() { return },
+                () = tokio::time::sleep(wait) => {}
+            }
+        }
+    }
+
+    /// How long until a slot at `date` is within the horizon.
+    fn until(&self, date: DateTime<Utc>) -> Duration {
+        let Some(reading) = self.tenure.now() else { return IDLE };
+        let ahead = TimeDelta::from_std(self.terms.lead + self.terms.horizon).unwrap_or_default();
+        (date - ahead - reading.now)
+            .to_std()
+            .unwrap_or(Duration::from_millis(1))
+            .max(Duration::from_millis(1))
+    }
+}
+
+fn log_pass_error(error: &LedgerError) {
+    match error {
+        LedgerError::Unavailable(_) => tracing::warn!(error = %error, "dispatch.ledger.unavailable"),
+        LedgerError::Refused(_) => tracing::error!(error = %error, "dispatch.ledger.refused"),
+    }
+}
+
+impl State {
+    fn forget_past(&mut self, now: DateTime<Utc>) {
+        self.campaigns_shut.retain(|_, until| *until > now);
+        self.accounts_shut.retain(|_, until| *until > now);
+    }
+
+    fn is_share_old(&self) -> bool {
+        self.share_read.is_none_or(|at| clock::monotonic() >= at + SHARE_EVERY)
+    }
+}

@@ -1,0 +1,115 @@
+//! The classes of waiting jobs, and what the rules in use say of each.
+
+use std::collections::{HashMap, HashSet};
+use std::sync::Arc;
+
+use crate::core::decide::{Class, Decision, Plan, World, decide};
+use crate::core::ids::ClassNo;
+use crate::core::ledger::{ClassEnd, ClassHead, ClassStatus};
+use crate::core::phone::E164;
+use crate::core::states::Reason;
+use crate::engine::ledger::{DispatchLedger, LedgerError};
+
+/// More than this many classes aren't kept in memory once they have nothing waiting.
+const KEPT_MAX: usize = 100_000;
+
+/// What may be done with a class now.
+#[derive(Debug, Clone)]
+pub(super) enum Standing {
+    Dial(Arc<Plan>),
+    Hold(Reason),
+    End(ClassEnd),
+}
+
+#[derive(Debug, Default)]
+pub(super) struct Classes {
+    known: HashMap<ClassNo, Arc<Class>>,
+    decided: HashMap<ClassNo, Standing>,
+    /// Decisions are good for this world only.
+    of: Option<Arc<World>>,
+    /// The numbers of all plans.
+    numbers: HashSet<E164>,
+    noted: HashMap<ClassNo, ClassStatus>,
+}
+
+impl Classes {
+    /// Decides every class that has a job waiting, where that isn't done yet.
+    pub(super) async fn decide<L: DispatchLedger>(
+        &mut self,
+        ledger: &L,
+        world: &Arc<World>,
+        heads: &[ClassHead],
+    ) -> Result<(), LedgerError> {
+        if self.of.as_ref().is_none_or(|of| !Arc::ptr_eq(of, world)) {
+            self.decided.clear();
+            self.numbers.clear();
+            self.of = Some(Arc::clone(world));
+        }
+        let new: Vec<ClassNo> =
+            heads.iter().map(|h| h.class_no).filter(|no| !self.known.contains_key(no)).collect();
+        if !new.is_empty() {
+            if self.known.len() > KEPT_MAX {
+                let waiting: HashSet<ClassNo> = heads.iter().map(|h| h.class_no).collect();
+                self.known.retain(|no, _| waiting.contains(no));
+                self.noted.retain(|no, _| waiting.contains(no));
+            }
+            let read = ledger.classes(&new).await?;
+            self.known.extend(read.into_iter().map(|(no, class)| (no, Arc::new(class))));
+        }
+        for head in heads {
+            if let (false, Some(class)) =
+                (self.decided.contains_key(&head.class_no), self.known.get(&head.class_no))
+            {
+                let standing = standing(world, class);
+                if let Standing::Dial(plan) = &standing {
+                    let numbers = plan.tiers.iter().flat_map(|tier| &tier.candidates);
+                    self.numbers.extend(numbers.map(|c| c.number.clone()));
+                }
+                self.decided.insert(head.class_no, standing);
+            }
+        }
+        Ok(())
+    }
+
+    pub(super) fn standing(&self, class_no: ClassNo) -> Option<&Standing> {
+        self.decided.get(&class_no)
+    }
+
+    pub(super) fn class(&self, class_no: ClassNo) -> Option<&Arc<Class>> {
+        self.known.get(&class_no)
+    }
+
+    /// Every number that some class may be dialed from.
+    pub(super) fn numbers(&self) -> &HashSet<E164> {
+        &self.numbers
+    }
+
+    /// Which of these say something new; remembered as said.
+    pub(super) fn news(&mut self, statuses: Vec<ClassStatus>) -> Vec<ClassStatus> {
+        let said = &mut self.noted;
+        let mut news: Vec<ClassStatus> =
+            statuses.into_iter().filter(|status| is_news(said.get(&status.class_no), status)).collect();
+        said.extend(news.iter().map(|status| (status.class_no, status.clone())));
+        news.sort_by_key(|status| status.class_no);
+        news
+    }
+}
+
+/// A date that moves by less than a second is no news.
+fn is_news(said: Option<&ClassStatus>, status: &ClassStatus) -> bool {
+    let Some(said) = said else { return true };
+    let moved = match (said.due_at, status.due_at) {
+        (Some(was), Some(is)) => (is - was).num_milliseconds().abs() >= 1_000,
+        (was, is) => was != is,
+    };
+    said.reason != status.reason || moved
+}
+
+fn standing(world: &World, class: &Class) -> Standing {
+    match decide(world, class) {
+        Decision::Dial(plan) => Standing::Dial(Arc::new(plan)),
+        Decision::Hold(Reason::Canceled) => Standing::End(ClassEnd::Canceled),
+        Decision::Hold(reason) => Standing::Hold(reason),
+        Decision::Refuse(reason) => Standing::End(ClassEnd::Refused(reason)),
+    }
+}

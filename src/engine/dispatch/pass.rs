@@ -1,0 +1,477 @@
+//! One pass over the work list.
+
+use std::collections::{HashMap, HashSet, VecDeque};
+use std::sync::Arc;
+
+use chrono::{DateTime, TimeDelta, Utc};
+use chrono_tz::Tz;
+
+use super::classes::Standing;
+use super::{ASKS_MAX, COLLIDED, Dispatch, IDLE, Next, READ_EVERY, Ready, State};
+use crate::clock;
+use crate::core::decide::{Class, Plan, World};
+use crate::core::ids::{ClassNo, JobNo};
+use crate::core::ledger::{
+    ClassHead, ClassStatus, NoSlot, Park, ParkedUntil, SlotAnswer, StickyKey, Waiting,
+};
+use crate::core::phone::E164;
+use crate::core::pick::{Offer, Pick, Picked, Room, pick};
+use crate::core::rules::Limits;
+use crate::core::states::Reason;
+use crate::core::windows::{WindowVerdict, zones_of_callee};
+use crate::engine::ledger::{DispatchLedger, LedgerError};
+
+/// Of a class that is over, at most so many jobs are ended in one pass.
+const ENDED_MAX: usize = 500;
+
+/// A class that may be dialed now.
+struct Open {
+    class_no: ClassNo,
+    plan: Arc<Plan>,
+}
+
+/// Why classes wait, as far as this pass knows.
+#[derive(Default)]
+struct Waits(HashMap<ClassNo, (Reason, Option<DateTime<Utc>>)>);
+
+impl Waits {
+    fn set(&mut self, class_no: ClassNo, reason: Reason, due_at: Option<DateTime<Utc>>) {
+        self.0.insert(class_no, (reason, due_at));
+    }
+
+    fn statuses(self) -> Vec<ClassStatus> {
+        let status = |(class_no, (reason, due_at))| ClassStatus { class_no, reason, due_at };
+        self.0.into_iter().map(status).collect()
+    }
+
+    fn soonest(&self, now: DateTime<Utc>) -> Option<DateTime<Utc>> {
+        self.0.values().filter_map(|(_, due_at)| *due_at).filter(|at| *at > now).min()
+    }
+}
+
+/// What came of asking for slots.
+#[derive(Default)]
+struct Outcome {
+    granted: usize,
+    refused: usize,
+}
+
+impl<L: DispatchLedger> Dispatch<L> {
+    pub(super) async fn pass(&mut self, state: &mut State) -> Result<Next, LedgerError> {
+        let world = Arc::clone(&self.world.borrow_and_update());
+        let Some(reading) = self.tenure.now() else { return Ok(Next::In(COLLIDED)) };
+        let now = reading.now;
+        state.forget_past(now);
+        if state.is_share_old() {
+            state.share = self.ledger.share().await?;
+            state.share_read = Some(clock::monotonic());
+        }
+        let heads = self.ledger.heads().await?;
+        state.classes.decide(self.ledger.as_ref(), &world, &heads).await?;
+        self.read_usage(state, &world, now).await?;
+
+        let mut waits = Waits::default();
+        let ended = self.end_classes(state, &heads).await?;
+        let open = self.sort_out(state, &world, &heads, &mut waits).await?;
+        let capacity = self.inflight.available_permits().min(ASKS_MAX);
+        let mut next = Next::In(IDLE);
+        if !open.is_empty() && capacity > 0 {
+            next = self.dial(state, &world, now, open, capacity, &mut waits).await?;
+        }
+        let soonest = waits.soonest(now);
+        let news = state.classes.news(waits.statuses());
+        if !news.is_empty() {
+            self.ledger.note(&news).await?;
+        }
+        Ok(match (next, soonest) {
+            _ if ended => Next::Now,
+            (Next::In(wait), Some(at)) if wait == IDLE => Next::At(at),
+            (next, _) => next,
+        })
+    }
+
+    /// Reads how far numbers are used: all of them now and then, and at once those of which only a reading can tell.
+    async fn read_usage(
+        &self,
+        state: &mut State,
+        world: &World,
+        now: DateTime<Utc>,
+    ) -> Result<(), LedgerError> {
+        let horizon = TimeDelta::from_std(self.terms.lead + self.terms.horizon).unwrap_or_default();
+        state.book.begin(now, horizon);
+        let all = state.usage_due.is_none_or(|due| clock::monotonic() >= due);
+        let numbers: Vec<E164> = if all {
+            state.book.retain(|number| state.classes.numbers().contains(number));
+            state.classes.numbers().iter().cloned().collect()
+        } else {
+            let unknown = state.classes.numbers().iter().filter(|n| !state.book.knows(n));
+            state.book.unclear().chain(unknown).cloned().collect()
+        };
+        if numbers.is_empty() {
+            return Ok(());
+        }
+        let began = clock::monotonic();
+        for used in self.ledger.used(&numbers, self.terms.slack).await? {
+            let limits = world.rules.number_limits(&used.number);
+            state.book.read(used, limits);
+        }
+        if all {
+            state.usage_due = Some(clock::monotonic() + READ_EVERY.max(began.elapsed() * 20));
+        }
+        Ok(())
+    }
+
+    /// Ends the jobs of classes that are over; true if some may be left.
+    async fn end_classes(&self, state: &State, heads: &[ClassHead]) -> Result<bool, LedgerError> {
+        let mut more = false;
+        for head in heads {
+            if let Some(Standing::End(end)) = state.classes.standing(head.class_no) {
+                more |= self.ledger.end_class(head.class_no, *end, ENDED_MAX).await? == ENDED_MAX;
+            }
+        }
+        Ok(more)
+    }
+
+    /// Which classes may be dialed now; of the others, why they wait.
+    async fn sort_out(
+        &self,
+        state: &State,
+        world: &World,
+        heads: &[ClassHead],
+        waits: &mut Waits,
+    ) -> Result<Vec<Open>, LedgerError> {
+        let mut open = Vec::new();
+        let mut unread = HashSet::new();
+        for &ClassHead { class_no, .. } in heads {
+            let (Some(standing), Some(class)) =
+                (state.classes.standing(class_no), state.classes.class(class_no))
+            else {
+                continue;
+            };
+            match standing {
+                Standing::End(_) => {}
+                Standing::Hold(reason) => {
+                    waits.set(class_no, *reason, None);
+                    if *reason == Reason::PoolUnknown {
+                        unread.extend(agent_of(world, class));
+                    }
+                }
+                Standing::Dial(plan) => match self.shut(state, class, plan) {
+                    Some((reason, due_at)) => waits.set(class_no, reason, due_at),
+                    None => open.push(Open { class_no, plan: Arc::clone(plan) }),
+                },
+            }
+        }
+        for model in unread {
+            let account = world.rules.account(&model);
+            self.ledger.want_pool(&model, account).await?;
+        }
+        Ok(open)
+    }
+
+    /// Whether limits shut a class for now.
+    fn shut(&self, state: &State, class: &Class, plan: &Plan) -> Option<(Reason, Option<DateTime<Utc>>)> {
+        if let Some(until) = state.accounts_shut.get(&plan.account) {
+            return Some((Reason::AccountLimit, Some(*until)));
+        }
+        if let Some(until) = state.campaigns_shut.get(&class.campaign) {
+            return Some((Reason::CampaignLimit, Some(*until)));
+        }
+        let mut soonest: Option<DateTime<Utc>> = None;
+        let mine = class.sticky.as_ref().filter(|n| plan.tiers.iter().any(|t| t.sticky && t.holds(n)));
+        for tier in &plan.tiers {
+            if tier.candidates.is_empty() {
+                return None;
+            }
+            for candidate in tier.candidates.iter().filter(|c| mine.is_none_or(|n| c.number == *n)) {
+                let used = state.book.view(&candidate.number);
+                if used.free {
+                    return None;
+                }
+                soonest = [soonest, used.next_at].into_iter().flatten().min();
+            }
+        }
+        Some((Reason::NumberLimit, soonest))
+    }
+
+    /// Reads jobs of the open classes, picks, and asks for slots.
+    async fn dial(
+        &mut self,
+        state: &mut State,
+        world: &Arc<World>,
+        now: DateTime<Utc>,
+        open: Vec<Open>,
+        capacity: usize,
+        waits: &mut Waits,
+    ) -> Result<Next, LedgerError> {
+        let each = (4 * capacity / open.len()).clamp(8, capacity.max(8));
+        let jobs = self.read_jobs(state, &open, each).await?;
+        let mut windows = HashMap::new();
+        let mut parks = Vec::new();
+        let offers = offers(state, world, now, open, jobs, each, &mut windows, &mut parks);
+        let sticky = self.known_numbers(&offers).await?;
+        let dialable: Vec<ClassNo> = offers.iter().map(|o| o.class_no).collect();
+        let mut room = self.room(world, &offers, capacity);
+        let picked = pick(offers, &mut state.book, &mut state.turns, &sticky, &mut room, &mut state.draws);
+        for class_no in dialable {
+            waits.set(class_no, Reason::Queued, None);
+        }
+        for (class_no, next_at) in &picked.full {
+            waits.set(*class_no, Reason::NumberLimit, *next_at);
+        }
+        parks.extend(self.sticky_parks(state, &picked).await?);
+        if !parks.is_empty() {
+            self.ledger.park(&parks).await?;
+        }
+        let (asked, more) = (picked.picks.len(), picked.more);
+        let outcome = self.ask(state, world, now, picked, &windows, waits).await?;
+        Ok(match () {
+            () if outcome.granted > 0 || !parks.is_empty() => Next::Now,
+            // Others took them first.
+            () if asked > outcome.refused || more => Next::In(COLLIDED),
+            () => Next::In(IDLE),
+        })
+    }
+
+    /// The first jobs of each class: of this worker's own share, and of everybody's where that has none.
+    async fn read_jobs(
+        &self,
+        state: &State,
+        open: &[Open],
+        each: usize,
+    ) -> Result<Vec<Waiting>, LedgerError> {
+        let classes: Vec<ClassNo> = open.iter().map(|o| o.class_no).collect();
+        let mut jobs = self.ledger.candidates(&classes, each, state.share).await?;
+        if state.share.1 > 1 {
+            let served: HashSet<ClassNo> = jobs.iter().map(|j| j.class_no).collect();
+            let others: Vec<ClassNo> = classes.into_iter().filter(|c| !served.contains(c)).collect();
+            if !others.is_empty() {
+                jobs.extend(self.ledger.candidates(&others, each, (0, 1)).await?);
+            }
+        }
+        Ok(jobs)
+    }
+
+    /// Which number each callee knows, where a sticky rule may ask.
+    async fn known_numbers(&self, offers: &[Offer]) -> Result<HashMap<StickyKey, E164>, LedgerError> {
+        let keys: HashSet<StickyKey> = offers
+            .iter()
+            .filter(|offer| offer.plan.tiers.iter().any(|tier| tier.sticky))
+            .flat_map(|offer| offer.jobs.iter().map(|job| sticky_key(&offer.plan, job)))
+            .collect();
+        let keys: Vec<StickyKey> = keys.into_iter().collect();
+        if keys.is_empty() {
+            return Ok(HashMap::new());
+        }
+        let known = self.ledger.sticky(&keys).await?;
+        Ok(keys.into_iter().zip(known).filter_map(|(key, number)| Some((key, number?))).collect())
+    }
+
+    /// The ledger grants at most n to a statement where a window allows n: asking for more is in vain.
+    fn room(&self, world: &World, offers: &[Offer], capacity: usize) -> Room {
+        let mut room = Room { capacity, accounts: HashMap::new(), campaigns: HashMap::new() };
+        for offer in offers {
+            let account = &offer.plan.account;
+            if let Some(most) = self.accounts.get(account).and_then(most_at_once) {
+                room.accounts.insert(account.clone(), most);
+            }
+            if let Some(most) = most_at_once(&world.rules.campaign_limits(&offer.campaign)) {
+                room.campaigns.insert(offer.campaign.clone(), most);
+            }
+        }
+        room
+    }
+
+    /// Jobs that wait for one number alone get a class of their own for it.
+    async fn sticky_parks(&self, state: &State, picked: &Picked) -> Result<Vec<Park>, LedgerError> {
+        let wanted: Vec<(JobNo, Class)> = picked
+            .parked
+            .iter()
+            .filter_map(|(job_no, class_no, number)| {
+                let class = state.classes.class(*class_no)?;
+                Some((*job_no, Class { sticky: Some(number.clone()), ..Class::clone(class) }))
+            })
+            .collect();
+        if wanted.is_empty() {
+            return Ok(Vec::new());
+        }
+        let (jobs, classes): (Vec<JobNo>, Vec<Class>) = wanted.into_iter().unzip();
+        let numbers = self.ledger.class_numbers(&classes).await?;
+        let park = |(job_no, class_no)| Park {
+            job_no,
+            reason: Reason::NumberLimit,
+            until: ParkedUntil::Now,
+            class_no: Some(class_no),
+        };
+        Ok(jobs.into_iter().zip(numbers).map(park).collect())
+    }
+
+    async fn ask(
+        &self,
+        state: &mut State,
+        world: &World,
+        now: DateTime<Utc>,
+        picked: Picked,
+        windows: &HashMap<JobNo, DateTime<Utc>>,
+        waits: &mut Waits,
+    ) -> Result<Outcome, LedgerError> {
+        let mut outcome = Outcome::default();
+        if picked.picks.is_empty() {
+            return Ok(outcome);
+        }
+        let asks: Vec<_> = picked.picks.iter().map(|p| p.ask.clone()).collect();
+        let answers = self.ledger.reserve(world.version, self.terms, &asks).await?;
+        let mut asked: HashMap<JobNo, Pick> = picked.picks.into_iter().map(|p| (p.ask.job_no, p)).collect();
+        for answer in answers {
+            match answer {
+                SlotAnswer::Granted(reserved) => {
+                    let Some(pick) = asked.remove(&reserved.job_no) else { continue };
+                    if let Some(number) = &pick.ask.number {
+                        state.book.granted(number, reserved.slot);
+                    }
+                    outcome.granted += 1;
+                    let window_until = windows.get(&reserved.job_no).copied();
+                    let Ok(permit) = Arc::clone(&self.inflight).acquire_owned().await else { break };
+                    let ready =
+                        Ready { reserved: *reserved, pick, version: world.version, window_until, permit };
+                    // The other end is gone only when the process stops: the drain hands the reservation back.
+                    if self.placing.send(ready).await.is_err() {
+                        break;
+                    }
+                }
+                SlotAnswer::None { job_no, why, next_at } => {
+                    let Some(pick) = asked.remove(&job_no) else { continue };
+                    outcome.refused += 1;
+                    state.refused(&pick, why, next_at, now, waits);
+                }
+            }
+        }
+        // Neither granted nor refused: another worker took them.
+        for pick in asked.into_values() {
+            state.turns.gave_back(&pick.ask.account, &pick.ask.campaign, pick.weight);
+        }
+        Ok(outcome)
+    }
+}
+
+impl State {
+    /// Remembers a refusal for as long as it holds.
+    fn refused(
+        &mut self,
+        pick: &Pick,
+        why: NoSlot,
+        next_at: Option<DateTime<Utc>>,
+        now: DateTime<Utc>,
+        waits: &mut Waits,
+    ) {
+        let ask = &pick.ask;
+        self.turns.gave_back(&ask.account, &ask.campaign, pick.weight);
+        // Where the ledger names no time, a call has to end or a slot to pass: it is looked at again soon.
+        let soon = || Some(next_at.unwrap_or(now + TimeDelta::milliseconds(50)));
+        match why {
+            NoSlot::NumberLimit => {
+                if let Some(number) = &ask.number {
+                    self.book.refused(number, next_at);
+                }
+                waits.set(pick.class_no, Reason::NumberLimit, next_at);
+            }
+            NoSlot::CampaignLimit => {
+                self.campaigns_shut.extend(soon().map(|until| (ask.campaign.clone(), until)));
+                waits.set(pick.class_no, Reason::CampaignLimit, soon());
+            }
+            NoSlot::AccountLimit => {
+                self.accounts_shut.extend(soon().map(|until| (ask.account.clone(), until)));
+                waits.set(pick.class_no, Reason::AccountLimit, soon());
+            }
+            NoSlot::ProviderUnavailable => {
+                self.accounts_shut.extend(soon().map(|until| (ask.account.clone(), until)));
+                waits.set(pick.class_no, Reason::ProviderUnavailable, soon());
+            }
+            NoSlot::NoLimits => waits.set(pick.class_no, Reason::PoolUnknown, None),
+            // The world is about to change, or somebody else was first: the next pass knows more.
+            NoSlot::Stale | NoSlot::AccountPaused | NoSlot::Sticky | NoSlot::Expired => {}
+        }
+    }
+}
+
+/// Offers of the open classes, their jobs in order; those outside the campaign's window are parked until it opens.
+#[expect(clippy::too_many_arguments, reason = "the parts of one pass")]
+fn offers(
+    state: &State,
+    world: &World,
+    now: DateTime<Utc>,
+    open: Vec<Open>,
+    jobs: Vec<Waiting>,
+    each: usize,
+    windows: &mut HashMap<JobNo, DateTime<Utc>>,
+    parks: &mut Vec<Park>,
+) -> Vec<Offer> {
+    let mut by_class: HashMap<ClassNo, Vec<Waiting>> = HashMap::new();
+    for job in jobs {
+        by_class.entry(job.class_no).or_default().push(job);
+    }
+    open.into_iter()
+        .filter_map(|Open { class_no, plan }| {
+            let class = state.classes.class(class_no)?;
+            let mut jobs = by_class.remove(&class_no)?;
+            let more = jobs.len() >= each;
+            jobs.sort_by_key(|job| (job.rank, job.job_no));
+            let window = world.rules.campaign(&class.campaign).and_then(|c| c.window.as_ref());
+            if let Some(window) = window {
+                jobs.retain(|job| match judge(window, job, now) {
+                    Ok(until) => {
+                        windows.insert(job.job_no, until);
+                        true
+                    }
+                    Err(park) => {
+                        parks.push(park);
+                        false
+                    }
+                });
+            }
+            Some(Offer {
+                class_no,
+                campaign: class.campaign.clone(),
+                weight: world.rules.campaign_weight(&class.campaign),
+                sticky: class.sticky.clone(),
+                plan,
+                jobs: VecDeque::from(jobs),
+                more,
+            })
+        })
+        .collect()
+}
+
+/// Until when a job is inside its campaign's window, or how it is parked.
+fn judge(
+    window: &crate::core::windows::Window,
+    job: &Waiting,
+    now: DateTime<Utc>,
+) -> Result<DateTime<Utc>, Park> {
+    let park = |reason, until| Park { job_no: job.job_no, reason, until, class_no: None };
+    let given: Option<Tz> = job.lead_timezone.as_deref().and_then(|zone| zone.parse().ok());
+    let zones = zones_of_callee(given, &job.phone);
+    if zones.is_empty() {
+        return Err(park(Reason::TimezoneUnknown, ParkedUntil::Change));
+    }
+    match window.judge(&zones, now) {
+        WindowVerdict::Open { until } => Ok(until),
+        WindowVerdict::Closed { opens_at: Some(at) } => {
+            Err(park(Reason::OutsideWindow, ParkedUntil::Date(at)))
+        }
+        WindowVerdict::Closed { opens_at: None } => Err(park(Reason::OutsideWindow, ParkedUntil::Change)),
+    }
+}
+
+fn sticky_key(plan: &Plan, job: &Waiting) -> StickyKey {
+    StickyKey { model: plan.model.clone(), brand: plan.brand.clone(), phone: job.phone.clone() }
+}
+
+fn agent_of(world: &World, class: &Class) -> Option<crate::core::ids::ModelId> {
+    class.model.clone().or_else(|| world.rules.campaign(&class.campaign)?.model_id.clone())
+}
+
+fn most_at_once(limits: &Limits) -> Option<usize> {
+    let windows = limits.windows().map(|(calls, _)| calls);
+    windows.chain(limits.concurrent).min().map(|n| n as usize)
+}

@@ -1,0 +1,327 @@
+//! Placing: a job with a slot becomes a POST, once.
+//!
+//! Wait for the slot, get leave (the attempt is committed as `submitting`), look at the clocks once more, send, and write
+//! down what became of it. Leave and results go in group commits. What can't be written while the database is away is
+//! kept and tried again: it is all the evidence there is.
+
+mod settle;
+
+use std::future::Future;
+use std::sync::Arc;
+use std::time::Duration;
+
+use chrono::{DateTime, Utc};
+use serde_json::json;
+use tokio::sync::{Notify, mpsc, watch};
+use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+
+use super::batch::Batcher;
+use super::dispatch::Ready;
+use super::fence::Fence;
+use super::ledger::{LedgerError, PlaceLedger};
+use super::tenure::Tenure;
+use crate::clock;
+use crate::core::call::{ATTEMPT_VARIABLE, PlaceCall};
+use crate::core::decide::World;
+use crate::core::ids::{AccountName, AttemptId, CampaignId, JobNo, ModelId};
+use crate::core::ledger::{Authorised, Became, Leave, NoLeave, Settlement};
+use crate::core::outcome::{NotPlaced, PlaceOutcome, Sent, Verdict, judge};
+use crate::core::phone::{E164, place_of};
+use crate::core::states::Reason;
+
+/// The most to a statement.
+const BATCH_MAX: usize = 256;
+/// Leave is asked for this long before the slot: about a commit.
+const LEAVE_AHEAD: Duration = Duration::from_millis(15);
+/// Between two tries to write down what became of a POST.
+const WRITE_AGAIN: Duration = Duration::from_millis(500);
+/// A callee's pool could not be read again after the provider refused the caller ID.
+const RECHECK_AGAIN: Duration = Duration::from_secs(60);
+/// An unreachable provider is tried again after this; the breaker holds the account meanwhile.
+const UNREACHABLE: Duration = Duration::from_secs(1);
+
+/// The provider, as placing sees it.
+pub trait Caller: Send + Sync + 'static {
+    /// One POST, never repeated; nothing leaves at or after `send_before`.
+    fn place(
+        &self,
+        account: &AccountName,
+        call: &PlaceCall,
+        send_before: Instant,
+    ) -> impl Future<Output = Sent> + Send;
+}
+
+/// Who is told when an answer says more than what became of its call.
+pub trait Desk: Send + Sync + 'static {
+    /// The account's key was refused: this worker sends nothing more with it.
+    fn unauthorized(&self, account: &AccountName) -> impl Future<Output = ()> + Send;
+    /// The provider doesn't know the agent.
+    fn agent_unavailable(&self, model: &ModelId, why: &str) -> impl Future<Output = ()> + Send;
+    /// Reads the agent's pool again: whether the number is in it. `None`: it couldn't be read.
+    fn still_attached(
+        &self,
+        account: &AccountName,
+        model: &ModelId,
+        number: &E164,
+    ) -> impl Future<Output = Option<bool>> + Send;
+    /// The provider has refused the campaign's jobs five times in a row.
+    fn refused_in_a_row(&self, campaign: &CampaignId) -> impl Future<Output = ()> + Send;
+}
+
+/// What placing counts.
+pub trait PlaceMeter: Send + Sync + 'static {
+    fn answered(&self, account: &AccountName, status: Option<u16>, took: Duration);
+    fn settled(&self, account: &AccountName, became: &Became);
+    /// A slot that wasn't used: `late`, `stopped`, `gone`, `fenced`, `draining`.
+    fn unused(&self, why: &'static str);
+    /// The second fence tripped: the ledger is wrong.
+    fn violation(&self);
+    fn statement(&self, name: &'static str, items: usize, took: Duration, succeeded: bool);
+}
+
+#[derive(Debug)]
+pub struct Place<L, C, D, M> {
+    pub ledger: Arc<L>,
+    pub caller: Arc<C>,
+    pub desk: Arc<D>,
+    pub meter: Arc<M>,
+    pub world: watch::Receiver<Arc<World>>,
+    pub tenure: Arc<Tenure>,
+    pub slack: Duration,
+    /// Rung when a job waits again.
+    pub bell: Arc<Notify>,
+    /// Rung when a call was placed: its end is to be learned.
+    pub placed: Arc<Notify>,
+}
+
+/// Everything one job's placing needs.
+struct Desks<L, C, D, M> {
+    parts: Place<L, C, D, M>,
+    fence: Fence,
+    leave: Batcher<Leave, Result<Authorised, LedgerError>>,
+    release: Batcher<JobNo, Result<(), LedgerError>>,
+    settle: Batcher<Settlement, Result<(), LedgerError>>,
+    draining: CancellationToken,
+}
+
+impl<L: PlaceLedger, C: Caller, D: Desk, M: PlaceMeter> Place<L, C, D, M> {
+    /// Until `ready` is closed and everything under way is settled. After `draining` slots to come are handed back; POSTs
+    /// in flight are waited for.
+    pub async fn run(self, mut ready: mpsc::Receiver<Ready>, draining: CancellationToken) {
+        let batches = TaskTracker::new();
+        let jobs = TaskTracker::new();
+        let leave = settle::leave_batches(&self, &batches);
+        let release = settle::release_batches(&self, &batches);
+        let settle = settle::settle_batches(&self, &batches);
+        let desks =
+            Arc::new(Desks { parts: self, fence: Fence::default(), leave, release, settle, draining });
+        while let Some(job) = ready.recv().await {
+            let desks = Arc::clone(&desks);
+            jobs.spawn(async move { desks.place(job).await });
+        }
+        jobs.close();
+        jobs.wait().await;
+        drop(desks);
+        batches.close();
+        batches.wait().await;
+    }
+}
+
+impl<L: PlaceLedger, C: Caller, D: Desk, M: PlaceMeter> Desks<L, C, D, M> {
+    async fn place(&self, job: Ready) {
+        if !self.wait_for(job.reserved.slot, LEAVE_AHEAD).await {
+            return self.hand_back(&job, "draining").await;
+        }
+        let attempt = AttemptId(uuid::Uuid::now_v7());
+        let leave = self.leave_for(&job, attempt);
+        match self.leave.ask(leave).await {
+            Ok(Ok(Authorised::Go { .. })) => {}
+            Ok(Ok(Authorised::No(why))) => return self.no_leave(&job, why).await,
+            Ok(Err(_)) | Err(_) => {
+                // Whether it was committed is not known, but nothing was sent: both ends are tidied up.
+                self.write(unsent(attempt, Reason::Queued)).await;
+                return self.hand_back(&job, "unavailable").await;
+            }
+        }
+        let verdict = self.send(&job, attempt).await;
+        let settlement = self.meaning(&job, attempt, verdict).await;
+        self.write(settlement).await;
+    }
+
+    /// Waits until `ahead` before the slot; false: stopping.
+    async fn wait_for(&self, slot: DateTime<Utc>, ahead: Duration) -> bool {
+        let Some(opens) = self.parts.tenure.opens(slot) else { return true };
+        let until = opens.checked_sub(ahead).unwrap_or(opens);
+        tokio::select! {
+            biased;
+            () = tokio::time::sleep_until(until) => true,
+            () = self.draining.cancelled() => false,
+        }
+    }
+
+    fn leave_for(&self, job: &Ready, attempt: AttemptId) -> Leave {
+        let plan = &job.pick.plan;
+        let source = plan.tiers.get(job.pick.tier).map(|tier| &tier.source);
+        Leave {
+            job_no: job.reserved.job_no,
+            attempt,
+            model: plan.model.clone(),
+            brand: plan.brand.clone(),
+            region: place_of(&job.reserved.phone).region,
+            rule: source.map(|s| s.name().to_owned()),
+            decision: decision(job),
+            window_until: job.window_until,
+        }
+    }
+
+    async fn no_leave(&self, job: &Ready, why: NoLeave) {
+        match why {
+            NoLeave::Gone => self.parts.meter.unused("gone"),
+            // What this worker held is taken over; handing it back is not ours to do.
+            NoLeave::Fenced => self.parts.meter.unused("fenced"),
+            NoLeave::Late => self.hand_back(job, "late").await,
+            NoLeave::Stopped(_) => self.hand_back(job, "stopped").await,
+        }
+    }
+
+    async fn hand_back(&self, job: &Ready, why: &'static str) {
+        self.parts.meter.unused(why);
+        while let Ok(Err(error)) = self.release.ask(job.reserved.job_no).await {
+            if matches!(error, LedgerError::Refused(_)) {
+                tracing::error!(error = %error, job.id = %job.reserved.job_id, "reservation.release.refused");
+                return;
+            }
+            tokio::time::sleep(WRITE_AGAIN).await;
+        }
+        self.parts.bell.notify_one();
+    }
+
+    /// The POST itself, between the slot's beginning and the end of its slack.
+    async fn send(&self, job: &Ready, attempt: AttemptId) -> Verdict {
+        let from = job.pick.ask.number.as_ref();
+        let late = judge(&Sent::NotSent(crate::core::outcome::NotSentCause::TooLate), from.is_some());
+        let slot = job.reserved.slot;
+        if let Some(opens) = self.parts.tenure.opens(slot) {
+            tokio::time::sleep_until(opens).await;
+        }
+        if let Some(number) = from {
+            let limits = self.parts.world.borrow().rules.number_limits(number);
+            if !self.fence.admits(number, limits) {
+                self.parts.meter.violation();
+                tracing::error!(number.masked = %number.masked(), job.id = %job.reserved.job_id, "limit.violation.prevented");
+                return late;
+            }
+        }
+        let Some(closes) = self.parts.tenure.closes(slot, self.parts.slack) else { return late };
+        let account = &job.pick.ask.account;
+        let call = call_of(job, attempt);
+        let began = clock::monotonic();
+        let sent = self.parts.caller.place(account, &call, closes).await;
+        let verdict = judge(&sent, from.is_some());
+        self.parts.meter.answered(account, verdict.http_status, began.elapsed());
+        verdict
+    }
+
+    /// What a verdict means for the job, and for whom else.
+    async fn meaning(&self, job: &Ready, attempt: AttemptId, verdict: Verdict) -> Settlement {
+        let account = &job.pick.ask.account;
+        let model = &job.pick.plan.model;
+        let desk = &self.parts.desk;
+        let became = match &verdict.outcome {
+            PlaceOutcome::NotPlaced(NotPlaced::Unauthorized) => {
+                desk.unauthorized(account).await;
+                Became::Retry { reason: Reason::AccountPaused, ready_in: None }
+            }
+            PlaceOutcome::NotPlaced(NotPlaced::AgentUnavailable) => {
+                let why = verdict.provider_error.as_deref().unwrap_or("the provider answered 404");
+                desk.agent_unavailable(model, why).await;
+                Became::Retry { reason: Reason::AgentUnavailable, ready_in: None }
+            }
+            PlaceOutcome::NotPlaced(NotPlaced::CallerIdRejected) => {
+                let number = job.pick.ask.number.as_ref();
+                let attached = match number {
+                    Some(number) => desk.still_attached(account, model, number).await,
+                    None => Some(true),
+                };
+                match attached {
+                    Some(true) => Became::Refused { reason: Reason::ProviderRejected },
+                    Some(false) => Became::Retry { reason: Reason::NoEligibleNumber, ready_in: None },
+                    None => Became::Retry { reason: Reason::PoolUnknown, ready_in: Some(RECHECK_AGAIN) },
+                }
+            }
+            outcome => settle::became(outcome),
+        };
+        self.parts.meter.settled(account, &became);
+        Settlement {
+            attempt,
+            became,
+            http_status: verdict.http_status,
+            error: verdict.provider_error,
+            signal: settle::signal(&verdict.outcome, verdict.http_status),
+        }
+    }
+
+    /// Writes down what became of an attempt, however long the database is away.
+    async fn write(&self, settlement: Settlement) {
+        let (waits, placed) = match settlement.became {
+            Became::Retry { .. } | Became::Unsent { .. } => (true, false),
+            Became::Placed { .. } => (false, true),
+            Became::Unknown | Became::Refused { .. } => (false, false),
+        };
+        while let Ok(Err(error)) = self.settle.ask(settlement.clone()).await {
+            if matches!(error, LedgerError::Refused(_)) {
+                tracing::error!(error = %error, attempt.id = %settlement.attempt, "attempt.settle.refused");
+                return;
+            }
+            tokio::time::sleep(WRITE_AGAIN).await;
+        }
+        if waits {
+            self.parts.bell.notify_one();
+        }
+        if placed {
+            self.parts.placed.notify_one();
+        }
+    }
+}
+
+fn unsent(attempt: AttemptId, reason: Reason) -> Settlement {
+    let became = Became::Unsent { reason, ready_in: None };
+    Settlement { attempt, became, http_status: None, error: None, signal: None }
+}
+
+fn call_of(job: &Ready, attempt: AttemptId) -> PlaceCall {
+    let content = job.reserved.content.clone();
+    let mut custom_variables = content.custom_variables;
+    custom_variables.push((ATTEMPT_VARIABLE.to_owned(), attempt.to_string()));
+    PlaceCall {
+        model_id: job.pick.plan.model.clone(),
+        phone: job.reserved.phone.clone(),
+        name: job.reserved.name.clone(),
+        from_phone_number: job.pick.ask.number.clone(),
+        custom_variables,
+        prompt: content.prompt,
+        greeting: content.greeting,
+        lead_email: content.lead_email,
+        lead_timezone: content.lead_timezone,
+    }
+}
+
+/// Why this number: stored with the attempt.
+fn decision(job: &Ready) -> serde_json::Value {
+    let tier = job.pick.plan.tiers.get(job.pick.tier);
+    let mut said = json!({
+        "routing_version": job.version.0,
+        "rule": tier.map(|t| t.source.name()),
+        "strategy": tier.map(|t| t.strategy.as_str()),
+        "sticky": tier.is_some_and(|t| t.sticky),
+        "candidates": tier.map_or(0, |t| t.candidates.len()),
+        "tier": job.pick.tier,
+        "waited": job.reserved.waited.map(Reason::as_str),
+    });
+    if let (Some(used), Some(said)) = (job.pick.used, said.as_object_mut()) {
+        said.insert("share".to_owned(), json!((used.share * 1000.0).round() / 1000.0));
+    }
+    said
+}
