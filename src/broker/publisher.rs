@@ -13,6 +13,7 @@ use super::Settings;
 use super::connect::BrokerError;
 use super::properties::Outgoing;
 use super::session::{LinkState, Telling, Work, supervise};
+use crate::engine::outbox::EventSink;
 
 /// Messages published and not yet confirmed, at most.
 const OUTSTANDING_MAX: usize = 1000;
@@ -99,6 +100,12 @@ impl Publisher {
             Confirmation::Nack(None) => Err(PublishError::Refused),
             Confirmation::NotRequested => Err(unconfirmed("the channel gives no confirms")),
         }
+    }
+}
+
+impl EventSink for Publisher {
+    async fn publish(&self, kind: &str, id: &str, body: Vec<u8>) -> Result<(), String> {
+        self.publish(&Outgoing::event(body, kind, id)).await.map_err(|error| error.to_string())
     }
 }
 

@@ -4,6 +4,7 @@ mod connect;
 mod dispatch;
 mod intake;
 mod ledger;
+mod outbox;
 mod place;
 pub mod reporting;
 mod roles;
