@@ -2,16 +2,13 @@
 
 pub mod batch;
 pub mod dispatch;
+pub mod duty;
 pub mod fence;
 pub mod health;
 pub mod intake;
 pub mod ledger;
-pub mod place;
-pub mod duty;
-pub mod health;
-pub mod intake;
-pub mod ledger;
 pub mod outbox;
+pub mod place;
 pub mod ports;
 pub mod tenure;
 pub mod upkeep;

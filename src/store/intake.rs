@@ -26,10 +26,11 @@ pub(super) struct Remembered {
 
 impl IntakeLedger for Ledger {
     async fn accept(&self, batch: &[NewJob]) -> Result<Vec<Receipt>, LedgerError> {
-        self.see_campaigns(batch).await?;
-        let classes = self.classes_of(batch).await?;
+        // Only the insert is refused for what a job holds; whatever else goes wrong must not cost a job.
+        self.see_campaigns(batch).await.map_err(not_the_jobs)?;
+        let classes = self.classes_of(batch).await.map_err(not_the_jobs)?;
         let rows = self.insert(batch, &classes).await?;
-        rows.iter().map(|word| receipt(word)).collect()
+        rows.iter().map(|word| receipt(word)).collect::<Result<_, _>>().map_err(not_the_jobs)
     }
 
     async fn cancel(&self, ids: &[JobId]) -> Result<u64, LedgerError> {
@@ -119,11 +120,31 @@ impl Ledger {
         .bind(self.events())
         .fetch_all(&self.pool)
         .await
-        .map_err(ledger_error)?;
+        .map_err(insert_error)?;
         if rows.len() != batch.len() {
-            return Err(unreadable("a job key"));
+            return Err(not_the_jobs(unreadable("a job key")));
         }
         Ok(rows.iter().map(|row| row.get(0)).collect())
+    }
+}
+
+/// Intake buries the job that a refusal comes down to, so only faults of the data are one: not a missing privilege, a
+/// statement that doesn't fit the schema, or an answer that can't be read.
+fn insert_error(error: sqlx::Error) -> LedgerError {
+    let of_the_data = match &error {
+        // 22: data exception; 23: integrity constraint.
+        sqlx::Error::Database(db) => db.code().is_some_and(|code| matches!(code.get(..2), Some("22" | "23"))),
+        sqlx::Error::Encode(_) => true,
+        _ => false,
+    };
+    let error = ledger_error(error);
+    if of_the_data { error } else { not_the_jobs(error) }
+}
+
+fn not_the_jobs(error: LedgerError) -> LedgerError {
+    match error {
+        LedgerError::Refused(why) => LedgerError::Unavailable(why),
+        unavailable => unavailable,
     }
 }
 
