@@ -5,14 +5,15 @@
 //! only when a second one agrees.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::time::Duration;
 
-use chrono::{DateTime, Utc};
+use serde::Serialize;
 
 use super::call::{Assistant, PoolNumber};
-use super::decide::PoolState;
+use super::ids::Brand;
 use super::outcome::ProviderError;
-use super::phone::E164;
+use super::phone::{E164, place_of};
+use super::place::Region;
+use super::rules::{Compiled, Limits};
 
 /// The provider's names of an attached number.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -106,19 +107,33 @@ fn compare(known: &Known, agent: &Assistant, pool: &[PoolNumber]) -> Plan {
     })
 }
 
-/// Whether a pool may be relied on. `read_at`: of the last reading that counted; `max_age`: `pool.max_age`.
-pub fn standing(
-    available: bool,
-    read_at: Option<DateTime<Utc>>,
-    now: DateTime<Utc>,
-    max_age: Duration,
-) -> PoolState {
-    match read_at {
-        _ if !available => PoolState::AgentUnavailable,
-        None => PoolState::NeverRead,
-        // Read after `now` was taken: current.
-        Some(at) if (now - at).to_std().unwrap_or_default() > max_age => PoolState::Stale,
-        Some(_) => PoolState::Current,
+/// A number of a pool with what the rules say of it, as it is written down where it is new.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Listed {
+    #[serde(with = "super::phone::whole")]
+    pub number: E164,
+    pub slug: String,
+    pub sid: Option<String>,
+    pub brand: Option<Brand>,
+    /// By the rules, else by its digits.
+    pub region: Option<Region>,
+    pub tags: Vec<String>,
+    #[serde(flatten)]
+    pub limits: Limits,
+}
+
+impl Listed {
+    pub fn new(entry: &PoolNumber, rules: &Compiled) -> Self {
+        let settings = rules.number(&entry.number);
+        Self {
+            number: entry.number.clone(),
+            slug: entry.slug.clone(),
+            sid: entry.sid.clone(),
+            brand: settings.and_then(|s| s.brand.clone()),
+            region: settings.and_then(|s| s.region).or_else(|| place_of(&entry.number).region),
+            tags: settings.map(|s| s.tags.clone()).unwrap_or_default(),
+            limits: rules.number_limits(&entry.number),
+        }
     }
 }
 
@@ -235,18 +250,6 @@ mod tests {
         for answer in [inbound, silent] {
             assert!(matches!(plan(&known([], []), &answer), Plan::Keep { .. }));
         }
-    }
-
-    #[test]
-    fn standing_follows_the_last_good_reading() {
-        let at = |s: i64| DateTime::from_timestamp(1_000_000 + s, 0).unwrap();
-        let standing =
-            |available, read_at| super::standing(available, read_at, at(3600), Duration::from_secs(600));
-        assert_eq!(standing(true, None), PoolState::NeverRead);
-        assert_eq!(standing(true, Some(at(2999))), PoolState::Stale);
-        assert_eq!(standing(true, Some(at(3000))), PoolState::Current);
-        assert_eq!(standing(true, Some(at(3601))), PoolState::Current);
-        assert_eq!(standing(false, Some(at(3600))), PoolState::AgentUnavailable);
     }
 
     proptest! {

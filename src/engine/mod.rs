@@ -1,15 +1,20 @@
 //! The stages that a job goes through, over traits: no lapin, sqlx, reqwest or axum here.
 
+pub mod accounts;
 pub mod batch;
 pub mod dispatch;
 pub mod duty;
+pub mod ends;
 pub mod fence;
 pub mod health;
 pub mod intake;
 pub mod ledger;
 pub mod outbox;
+pub mod pace;
 pub mod place;
+pub mod pool;
 pub mod ports;
+pub mod provider;
 pub mod tenure;
 pub mod upkeep;
 pub mod world;

@@ -1,11 +1,15 @@
 //! The only room with SQL. What is asked often is a function of the ledger (`migrations/`); here it gets types.
 
+mod accounts;
 mod connect;
 mod dispatch;
+mod duties;
+mod ends;
 mod intake;
 mod ledger;
 mod outbox;
 mod place;
+mod pool;
 pub mod reporting;
 mod roles;
 mod schema;
@@ -13,8 +17,10 @@ pub mod stops;
 mod upkeep;
 mod world;
 
+pub use accounts::{ConfiguredAccount, ensure_accounts};
 pub use connect::{ConnectError, PATIENCE_AT_START, PATIENCE_OF_COMMANDS, Purpose, connect};
 pub use ledger::Ledger;
+pub use pool::{AgentRow, NumberRow, agent, agent_unavailable, want_agent};
 pub use roles::missing_grants;
 pub use schema::{SchemaStatus, migrate, schema_status};
 /// The database's own error, for rooms that don't know the driver.

@@ -12,6 +12,7 @@ const STEPS: &[(i64, &str, &str)] = &[
     (2, "reporting", include_str!("../../migrations/0002_reporting.sql")),
     (3, "ledger_steps", include_str!("../../migrations/0003_ledger_steps.sql")),
     (4, "stops", include_str!("../../migrations/0004_stops.sql")),
+    (5, "evidence", include_str!("../../migrations/0005_evidence.sql")),
 ];
 
 /// In a schema of ours, so that a database shared with another program's migrations stays unconfused.

@@ -9,6 +9,7 @@ mod records;
 #[cfg(test)]
 mod records_tests;
 pub mod sandbox;
+mod stages;
 #[cfg(test)]
 mod wire_tests;
 
