@@ -8,7 +8,7 @@ trap : INT TERM HUP # the command gets them too; what is left to do here is to w
 TMPDIR=$tmp "$@"
 status=$?
 left=150
-while [ "$left" -gt 0 ] && [ -n "$(find "$tmp" -maxdepth 1 -name 'outdial-*-*' 2>/dev/null)" ]; do
+while [ "$left" -gt 0 ] && [ -n "$(find "$tmp" -mindepth 1 -maxdepth 1 -name 'outdial-*-*' 2>/dev/null)" ]; do
     left=$((left - 1))
     sleep 0.1
 done
