@@ -107,16 +107,36 @@ cleanup() {
     exit "$status"
 }
 
-# needrestart (Ubuntu) would restart other people's services after an install.
+# In a session of its own, so that Ctrl-C doesn't cut dpkg off in the middle: "stoppable" work is told to stop, an
+# install that has begun is waited for. needrestart (Ubuntu) would restart other people's services.
 apt() {
-    DEBIAN_FRONTEND=noninteractive NEEDRESTART_SUSPEND=1 NEEDRESTART_MODE=l apt-get -q -y \
-        -o DPkg::Lock::Timeout="$lock_wait_s" -o Dpkg::Options::=--force-confold "$@" </dev/null >&2
+    stoppable=$1
+    shift
+    DEBIAN_FRONTEND=noninteractive NEEDRESTART_SUSPEND=1 NEEDRESTART_MODE=l setsid apt-get -q -y \
+        -o DPkg::Lock::Timeout="$lock_wait_s" -o Dpkg::Options::=--force-confold "$@" </dev/null >&2 9>&- &
+    apt_pid=$!
+    apt_status=1
+    while kill -s 0 "$apt_pid" 2>/dev/null; do
+        apt_status=0
+        wait "$apt_pid" || apt_status=$?
+    done
+    [ "$interrupted" -eq 0 ] || exit "$interrupted"
+    return "$apt_status"
+}
+
+interrupt() {
+    interrupted=$1
+    if [ "$stoppable" = yes ]; then
+        kill -s INT "$apt_pid" 2>/dev/null || :
+    else
+        say "ending once the packages are set up"
+    fi
 }
 
 # The lock on the package lists is not covered by DPkg::Lock::Timeout everywhere.
 update_lists() {
     tries=10
-    until apt update; do
+    until apt yes update; do
         tries=$((tries - 1))
         [ "$tries" -gt 0 ] || return 1
         say "apt-get update failed; again in 5 s ($tries tries left)"
@@ -124,16 +144,20 @@ update_lists() {
     done
 }
 
-install_missing() {
+download() {
     # shellcheck disable=SC2086  # a list of package names
-    if apt-get -s --no-install-recommends install $missing >/dev/null 2>&1 &&
-        apt --no-install-recommends install $missing; then
-        return 0
-    fi
-    # No lists yet, or so old that the files are gone from the mirror.
-    update_lists || say "apt-get update failed; trying with the lists there are"
+    apt yes --no-install-recommends --download-only install $missing
+}
+
+install_missing() {
+    # No lists yet, or so old that the files are gone from the mirror: then, and only then, they are read anew.
     # shellcheck disable=SC2086
-    apt --no-install-recommends install $missing
+    if ! apt-get -s --no-install-recommends install $missing >/dev/null 2>&1 || ! download; then
+        update_lists || say "apt-get update failed; trying with the lists there are"
+        download || return 1
+    fi
+    # shellcheck disable=SC2086
+    apt no --no-install-recommends install $missing
 }
 
 find_missing
@@ -145,7 +169,7 @@ if [ "$(id -u)" -ne 0 ]; then
     say "installing $missing with sudo"
     # Without a terminal sudo can't ask for a password.
     sudo -n true 2>/dev/null || { [ -t 0 ] && sudo -v; } || cannot "not root, and sudo is refused"
-    exec sudo DATABASE_URL="${DATABASE_URL:+set}" AMQP_URL="${AMQP_URL:+set}" sh "$0" "$@"
+    exec sudo env DATABASE_URL="${DATABASE_URL:+set}" AMQP_URL="${AMQP_URL:+set}" sh "$0" "$@"
 fi
 
 # Two runs side by side: the second waits, and then finds nothing to do.
@@ -159,10 +183,11 @@ umask 022
 work=$(mktemp -d)
 enabled_links >"$work/enabled"
 allow_start
+interrupted=0 stoppable=no apt_pid=
 trap cleanup EXIT
-trap 'exit 130' INT
-trap 'exit 143' TERM HUP
+trap 'interrupt 130' INT
+trap 'interrupt 143' TERM HUP
 forbid_start
-install_missing 9>&- || { say "apt-get could not install $missing; its own message is above"; exit 1; }
+install_missing || { say "apt-get could not install $missing; its own message is above"; exit 1; }
 find_missing
 [ -z "$missing" ] || cannot "installed, but still not found"
