@@ -12,7 +12,7 @@ use lapin::{BasicProperties, Channel, Connection as AmqpConnection, ConnectionPr
 use outdial::local::{Postgres, Rabbit};
 use sqlx::{Connection, PgConnection};
 
-use crate::support::{Outdial, database, eventually, own_postgres, own_rabbit, vhost};
+use crate::support::{Outdial, database, eventually, given_vhost, own_postgres, own_rabbit, vhost};
 
 const GONE: Duration = Duration::from_secs(15);
 
@@ -119,6 +119,23 @@ async fn virtual_hosts_are_apart() {
     publish(&one, "q", b"for one").await;
     assert_eq!(take(&two, "q").await, None);
     assert_eq!(take(&one, "q").await.as_deref(), Some(&b"for one"[..]));
+}
+
+#[tokio::test]
+async fn a_given_virtual_host_is_used_in_turns_and_emptied() {
+    let rabbit = own_rabbit().await;
+    let first = given_vhost(rabbit.amqp_url()).await;
+    let (_connection, at_first) = channel(&first.url).await;
+    declare_quorum_queue(&at_first, "outdial.jobs").await;
+    publish(&at_first, "outdial.jobs", b"left over").await;
+    let second = given_vhost(rabbit.amqp_url());
+    tokio::pin!(second);
+    assert!(futures_util::poll!(&mut second).is_pending(), "the first one is still in use");
+    drop(first);
+    let second = second.await;
+    let (_connection, at_second) = channel(&second.url).await;
+    declare_quorum_queue(&at_second, "outdial.jobs").await;
+    assert_eq!(take(&at_second, "outdial.jobs").await, None);
 }
 
 #[tokio::test]

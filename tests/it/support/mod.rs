@@ -7,7 +7,7 @@ mod shared;
 pub use binary::Outdial;
 #[expect(unused_imports, reason = "named where a test keeps them")]
 pub use shared::{Database, Vhost};
-pub use shared::{database, own_postgres, own_rabbit, vhost};
+pub use shared::{database, given_vhost, own_postgres, own_rabbit, vhost};
 
 use std::future::Future;
 use std::time::Duration;

@@ -126,7 +126,6 @@ pub struct Vhost {
 }
 
 pub async fn vhost() -> Vhost {
-    static TURN: OnceLock<Arc<tokio::sync::Mutex<()>>> = OnceLock::new();
     let private = with_shared(|shared| {
         let rabbit = shared.servers.rabbit.as_mut()?;
         if shared.vhosts_given == rabbit.vhosts() {
@@ -139,12 +138,18 @@ pub async fn vhost() -> Vhost {
     match private {
         Some(url) => Vhost { url, _turn: None },
         None => {
-            let turn = TURN.get_or_init(Arc::default).clone().lock_owned().await;
             let url = with_shared(|shared| shared.servers.amqp_url()).await;
-            empty(&url).await;
-            Vhost { url, _turn: Some(turn) }
+            given_vhost(url).await
         }
     }
+}
+
+/// The one virtual host of a given broker: waits for its turn, then empties it.
+pub async fn given_vhost(url: String) -> Vhost {
+    static TURN: OnceLock<Arc<tokio::sync::Mutex<()>>> = OnceLock::new();
+    let turn = TURN.get_or_init(Arc::default).clone().lock_owned().await;
+    empty(&url).await;
+    Vhost { url, _turn: Some(turn) }
 }
 
 /// Removes what earlier tests declared; what isn't there is no error in RabbitMQ.
