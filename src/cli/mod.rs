@@ -10,6 +10,7 @@ mod job;
 mod migrate;
 mod number;
 pub mod output;
+mod routing;
 mod sandbox;
 
 use std::path::PathBuf;
@@ -57,6 +58,8 @@ enum Command {
     Number(number::Args),
     /// Bring the database's schema up to this version
     Migrate(migrate::Args),
+    /// Put routing rules into use, compare, export and roll back
+    Routing(routing::Args),
     /// Run a stand-in for Synthflow on loopback, which keeps a ledger of every POST it receives
     Sandbox(sandbox::Args),
 }
@@ -113,6 +116,7 @@ async fn dispatch(command: Command, context: &Context) -> Result<(), Failure> {
         Command::Job(args) => job::run(args, context).await,
         Command::Number(args) => number::run(args, context).await,
         Command::Migrate(args) => migrate::run(args, context).await,
+        Command::Routing(args) => routing::run(args, context).await,
         Command::Sandbox(args) => sandbox::run(args, context).await,
     }
 }

@@ -12,6 +12,7 @@ mod place;
 mod pool;
 pub mod reporting;
 mod roles;
+pub mod routing;
 mod schema;
 pub mod stops;
 mod upkeep;

@@ -6,5 +6,6 @@
     reason = "a test ends where its ground gives way"
 )]
 
+mod routing;
 mod servers;
 mod support;

@@ -86,7 +86,7 @@ async fn template(admin_url: String) -> String {
         let head = migration.checksum.iter().take(8).fold(0, |head, byte| head << 8 | u64::from(*byte));
         sum.rotate_left(7) ^ head
     });
-    let name = format!("outdial_template_{sum:016x}");
+    let name = format!("outdial_schema_{sum:016x}");
     let mut admin = connect(&admin_url).await;
     sqlx::query("SELECT pg_advisory_lock($1)").bind(TEMPLATE_LOCK).execute(&mut admin).await.unwrap();
     let exists: bool = sqlx::query_scalar("SELECT EXISTS (SELECT FROM pg_database WHERE datname = $1)")
@@ -99,9 +99,9 @@ async fn template(admin_url: String) -> String {
         run(&mut admin, format!("DROP DATABASE IF EXISTS {unfinished} WITH (FORCE)")).await;
         run(&mut admin, format!("CREATE DATABASE {unfinished}")).await;
         let options = PgConnectOptions::from_str(&admin_url).unwrap().database(&unfinished);
-        let mut connection = PgConnection::connect_with(&options).await.unwrap();
-        MIGRATOR.run(&mut connection).await.unwrap_or_else(|error| panic!("migrations: {error}"));
-        connection.close().await.unwrap();
+        let pool = sqlx::PgPool::connect_with(options).await.unwrap();
+        outdial::store::migrate(&pool).await.unwrap_or_else(|error| panic!("migrations: {error}"));
+        pool.close().await;
         run(&mut admin, format!("ALTER DATABASE {unfinished} RENAME TO {name}")).await;
     }
     admin.close().await.unwrap();
