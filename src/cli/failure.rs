@@ -42,6 +42,16 @@ impl Failure {
         Self { mend: Some(mend.to_string()), ..self }
     }
 
+    /// Without place and mend.
+    pub fn what(&self) -> &str {
+        &self.what
+    }
+
+    /// The mend, where one is known.
+    pub fn mend_or<'a>(&'a self, otherwise: &'a str) -> &'a str {
+        self.mend.as_deref().unwrap_or(otherwise)
+    }
+
     pub fn exit_code(&self) -> u8 {
         if self.usage { 2 } else { 1 }
     }

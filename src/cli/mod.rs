@@ -5,6 +5,7 @@
 
 mod account;
 mod campaign;
+mod check;
 mod failure;
 mod job;
 mod migrate;
@@ -52,6 +53,8 @@ enum Command {
     Account(account::Args),
     /// List, pause, resume and cancel campaigns
     Campaign(campaign::Args),
+    /// Tell whether a worker would run here: configuration, database, broker, keys
+    Check(check::Args),
     /// Show a job's whole story, or cancel it
     Job(job::Args),
     /// List numbers and what is used of their limits
@@ -113,6 +116,7 @@ async fn dispatch(command: Command, context: &Context) -> Result<(), Failure> {
     match command {
         Command::Account(args) => account::run(args, context).await,
         Command::Campaign(args) => campaign::run(args, context).await,
+        Command::Check(args) => check::run(args, context).await,
         Command::Job(args) => job::run(args, context).await,
         Command::Number(args) => number::run(args, context).await,
         Command::Migrate(args) => migrate::run(args, context).await,

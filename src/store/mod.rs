@@ -1,6 +1,7 @@
 //! The only room with SQL. What is asked often is a function of the ledger (`migrations/`); here it gets types.
 
 mod accounts;
+mod checks;
 mod connect;
 mod dispatch;
 mod duties;
@@ -19,6 +20,7 @@ mod upkeep;
 mod world;
 
 pub use accounts::{ConfiguredAccount, ensure_accounts};
+pub use checks::{ServerFacts, server_facts};
 pub use connect::{ConnectError, PATIENCE_AT_START, PATIENCE_OF_COMMANDS, Purpose, connect};
 pub use ledger::Ledger;
 pub use pool::{AgentRow, NumberRow, agent, agent_unavailable, want_agent};
