@@ -129,7 +129,11 @@ async fn database(config: &Config, findings: &mut Findings) {
         }
     }
     if let Err(error) = server(&pool, findings).await {
-        findings.fail("database", error.to_string(), "give this user the right to use schema outdial");
+        findings.fail(
+            "database",
+            store::error_text(&error),
+            "give this user the right to use schema outdial",
+        );
     }
 }
 

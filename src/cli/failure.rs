@@ -3,7 +3,7 @@
 use std::fmt;
 
 use crate::config::Faults;
-use crate::store::{ConnectError, DatabaseError};
+use crate::store::{self, ConnectError, DatabaseError};
 
 /// Why a command didn't do what it was asked.
 #[derive(Debug, PartialEq, Eq)]
@@ -101,6 +101,6 @@ impl From<ConnectError> for Failure {
 
 impl From<DatabaseError> for Failure {
     fn from(error: DatabaseError) -> Self {
-        Self::new(format!("the database: {error}"))
+        Self::new(format!("the database: {}", store::error_text(&error)))
     }
 }

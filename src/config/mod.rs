@@ -24,6 +24,8 @@ pub use layers::Sources;
 
 use crate::core::events::{EventType, EventTypes};
 use crate::core::ids::AccountName;
+use crate::core::job::UnknownFields;
+use crate::core::phone::PhoneCheck;
 use given::{Bad, Given, Reading};
 use layers::Layers;
 use reader::{Reader, seconds};
@@ -107,20 +109,6 @@ pub struct Amqp {
 pub struct Limits {
     /// Delay between the decision and the arrival at the provider that a limit allows for.
     pub slack: Duration,
-}
-
-/// What a job's unknown field means.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum UnknownFields {
-    Reject,
-    Ignore,
-}
-
-/// How strictly a phone number is judged: by the numbering plan's patterns, or by its length only.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum PhoneCheck {
-    Valid,
-    Possible,
 }
 
 #[derive(Debug)]

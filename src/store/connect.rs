@@ -64,6 +64,8 @@ fn options(url: &SecretString, purpose: Purpose) -> Result<PgConnectOptions, Con
         sqlx::Error::Configuration(why) => ConnectError::Address(why.to_string()),
         _ => ConnectError::Address("it is no address of a Postgres database".to_owned()),
     })?;
+    // What it skips because it is there already is no news.
+    let options = options.options([("client_min_messages", "warning")]);
     // Statements carry bound values, never literals, and stay out of the log at any rate.
     let options = options.disable_statement_logging().application_name(match purpose {
         Purpose::Steps => "outdial worker",
@@ -90,9 +92,9 @@ async fn wait_for(options: &PgConnectOptions, patience: Duration) -> Result<(), 
                 let _ = connection.close().await;
                 return Ok(());
             }
-            Ok(Err(error)) if waiting_may_help(&error) => error.to_string(),
+            Ok(Err(error)) if waiting_may_help(&error) => error_text(&error),
             Ok(Err(error)) => {
-                return Err(ConnectError::Refused { target: target(options), cause: error.to_string() });
+                return Err(ConnectError::Refused { target: target(options), cause: error_text(&error) });
             }
             Err(_) => format!("no answer within {}", humantime::format_duration(TRY_MAX)),
         };
@@ -105,6 +107,11 @@ async fn wait_for(options: &PgConnectOptions, patience: Duration) -> Result<(), 
         }
         tokio::time::sleep(BETWEEN_TRIES).await;
     }
+}
+
+/// The server's own words where it spoke, without the driver's.
+pub fn error_text(error: &sqlx::Error) -> String {
+    error.as_database_error().map_or_else(|| error.to_string(), |told| told.message().to_owned())
 }
 
 /// Whether the database may be about to come: not there yet, starting, or full.

@@ -3,6 +3,7 @@
 
 use std::borrow::Cow;
 
+use sha2::{Digest, Sha256};
 use sqlx::migrate::{MigrateError, Migration, MigrationType, Migrator};
 use sqlx::{PgPool, Row, SqlStr};
 
@@ -40,6 +41,13 @@ pub async fn migrate(pool: &PgPool) -> Result<Vec<String>, MigrateError> {
     migrator().run(pool).await?;
     let new = STEPS.iter().filter(|(version, ..)| !before.contains(version));
     Ok(new.map(|(version, name, _)| format!("{version:04} {name}")).collect())
+}
+
+/// Tells this set of steps from any other: for template databases.
+pub fn schema_digest() -> String {
+    let mut all = Sha256::new();
+    STEPS.iter().for_each(|(_, _, sql)| all.update(sql));
+    hex::encode(&all.finalize()[..8])
 }
 
 /// How the database's schema stands to this program.

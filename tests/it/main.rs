@@ -7,5 +7,9 @@
 )]
 
 mod routing;
+mod commands;
+mod reading;
+mod refusals;
+mod seeded;
 mod servers;
 mod support;

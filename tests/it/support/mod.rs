@@ -5,8 +5,9 @@ mod binary;
 mod shared;
 
 pub use binary::Outdial;
-#[expect(unused_imports, reason = "named where a test keeps them")]
-pub use shared::{Database, Vhost};
+pub use shared::Database;
+#[expect(unused_imports, reason = "named where a test keeps one")]
+pub use shared::Vhost;
 pub use shared::{database, given_vhost, own_postgres, own_rabbit, vhost};
 
 use std::future::Future;

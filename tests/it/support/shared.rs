@@ -10,6 +10,7 @@ use std::str::FromStr;
 use std::sync::{Arc, Mutex, OnceLock};
 
 use outdial::local::{Given, Postgres, Rabbit, Servers};
+use outdial::store;
 use sqlx::postgres::{PgConnectOptions, PgConnection};
 use sqlx::{AssertSqlSafe, Connection, Executor};
 use tokio::sync::{OnceCell, OwnedMutexGuard};
@@ -26,7 +27,6 @@ struct Shared {
 
 static SHARED: OnceLock<Mutex<Shared>> = OnceLock::new();
 static TEMPLATE: OnceCell<String> = OnceCell::const_new();
-static MIGRATOR: sqlx::migrate::Migrator = sqlx::migrate!("./migrations");
 
 /// Runs on the shared servers, on a thread that may block.
 async fn with_shared<T: Send + 'static>(work: impl FnOnce(&mut Shared) -> T + Send + 'static) -> T {
@@ -82,11 +82,7 @@ impl Drop for Database {
 
 /// The name of a database that holds the migrated schema; made once for each set of migrations.
 async fn template(admin_url: String) -> String {
-    let sum = MIGRATOR.iter().fold(0_u64, |sum, migration| {
-        let head = migration.checksum.iter().take(8).fold(0, |head, byte| head << 8 | u64::from(*byte));
-        sum.rotate_left(7) ^ head
-    });
-    let name = format!("outdial_schema_{sum:016x}");
+    let name = format!("outdial_schema_{}", store::schema_digest());
     let mut admin = connect(&admin_url).await;
     sqlx::query("SELECT pg_advisory_lock($1)").bind(TEMPLATE_LOCK).execute(&mut admin).await.unwrap();
     let exists: bool = sqlx::query_scalar("SELECT EXISTS (SELECT FROM pg_database WHERE datname = $1)")
@@ -100,7 +96,7 @@ async fn template(admin_url: String) -> String {
         run(&mut admin, format!("CREATE DATABASE {unfinished}")).await;
         let options = PgConnectOptions::from_str(&admin_url).unwrap().database(&unfinished);
         let pool = sqlx::PgPool::connect_with(options).await.unwrap();
-        outdial::store::migrate(&pool).await.unwrap_or_else(|error| panic!("migrations: {error}"));
+        store::migrate(&pool).await.unwrap_or_else(|error| panic!("migrations: {error}"));
         pool.close().await;
         run(&mut admin, format!("ALTER DATABASE {unfinished} RENAME TO {name}")).await;
     }
