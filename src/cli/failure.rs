@@ -2,7 +2,9 @@
 
 use std::fmt;
 
+use crate::broker::BrokerError;
 use crate::config::Faults;
+use crate::http::HttpError;
 use crate::store::{self, ConnectError, DatabaseError};
 
 /// Why a command didn't do what it was asked.
@@ -94,6 +96,29 @@ impl From<ConnectError> for Failure {
             ConnectError::Address(_) => "write DATABASE_URL as postgres://USER:PASSWORD@HOST:5432/NAME",
             ConnectError::Unreachable { .. } => "start the database, or correct DATABASE_URL",
             ConnectError::Refused { .. } => "correct the user, password or name in DATABASE_URL",
+        };
+        Self::new(error).mend(mend)
+    }
+}
+
+impl From<BrokerError> for Failure {
+    fn from(error: BrokerError) -> Self {
+        let mend = match error {
+            // What is wrong says the mend already.
+            BrokerError::Address | BrokerError::Topology(_) => return Self::new(error),
+            BrokerError::Unreachable { .. } | BrokerError::Lost(_) => "start RabbitMQ, or correct AMQP_URL",
+            BrokerError::Refused { .. } => "correct the user, password or virtual host in AMQP_URL",
+        };
+        Self::new(error).mend(mend)
+    }
+}
+
+impl From<HttpError> for Failure {
+    fn from(error: HttpError) -> Self {
+        let mend = match error {
+            HttpError::NoToken(_) => "set OUTDIAL_API_TOKEN, or listen on 127.0.0.1",
+            HttpError::Listen { .. } => "give http.listen a free port (port 0 takes any)",
+            HttpError::Serve(_) => "look at the log",
         };
         Self::new(error).mend(mend)
     }

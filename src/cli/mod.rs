@@ -13,6 +13,7 @@ mod number;
 pub mod output;
 mod routing;
 mod sandbox;
+mod worker;
 
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -63,6 +64,8 @@ enum Command {
     Migrate(migrate::Args),
     /// Put routing rules into use, compare, export and roll back
     Routing(routing::Args),
+    /// Consume jobs, choose caller IDs, place calls, until stopped
+    Worker(worker::Args),
     /// Run a stand-in for Synthflow on loopback, which keeps a ledger of every POST it receives
     Sandbox(sandbox::Args),
 }
@@ -121,6 +124,7 @@ async fn dispatch(command: Command, context: &Context) -> Result<(), Failure> {
         Command::Number(args) => number::run(args, context).await,
         Command::Migrate(args) => migrate::run(args, context).await,
         Command::Routing(args) => routing::run(args, context).await,
+        Command::Worker(args) => worker::run(args, context).await,
         Command::Sandbox(args) => sandbox::run(args, context).await,
     }
 }

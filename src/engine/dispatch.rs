@@ -22,6 +22,7 @@ use crate::core::decide::World;
 use crate::core::fair::Turns;
 use crate::core::ids::{AccountName, CampaignId, RoutingVersion};
 use crate::core::ledger::{Reserved, SlotTerms};
+use crate::core::phone::E164;
 use crate::core::pick::Pick;
 use crate::core::rules::Limits;
 use crate::core::usage::UsageBook;
@@ -51,6 +52,14 @@ pub struct Ready {
     pub permit: OwnedSemaphorePermit,
 }
 
+/// What this process may do with an account, whatever the ledger says.
+pub trait AccountsHere: std::fmt::Debug + Send + Sync + 'static {
+    /// Its key works, as far as is known.
+    fn usable(&self, account: &AccountName) -> bool;
+    /// `only_phones`: a staging account calls nobody else.
+    fn may_call(&self, account: &AccountName, phone: &E164) -> bool;
+}
+
 /// What dispatch needs.
 #[derive(Debug)]
 pub struct Dispatch<L> {
@@ -60,6 +69,8 @@ pub struct Dispatch<L> {
     pub terms: SlotTerms,
     /// The accounts' limits, of the configuration.
     pub accounts: HashMap<AccountName, Limits>,
+    /// Whether this worker may send with an account, and whom it may call.
+    pub accounts_here: Arc<dyn AccountsHere>,
     /// As many permits as calls may be under way in this process.
     pub inflight: Arc<Semaphore>,
     pub placing: mpsc::Sender<Ready>,
@@ -78,7 +89,7 @@ struct State {
     share: (u32, u32),
     share_read: Option<tokio::time::Instant>,
     usage_due: Option<tokio::time::Instant>,
-    draws: Box<dyn FnMut() -> u64 + Send>,
+    draws: Box<dyn FnMut() -> u64 + Send + Sync>,
 }
 
 /// When to look again.
@@ -90,7 +101,7 @@ enum Next {
 
 impl<L: DispatchLedger> Dispatch<L> {
     /// Until `stop`. `draws` gives randomness, for weighted choices.
-    pub async fn run(mut self, draws: Box<dyn FnMut() -> u64 + Send>, stop: CancellationToken) {
+    pub async fn run(mut self, draws: Box<dyn FnMut() -> u64 + Send + Sync>, stop: CancellationToken) {
         let mut state = State {
             classes: Classes::default(),
             book: UsageBook::default(),

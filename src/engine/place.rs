@@ -58,7 +58,12 @@ pub trait Desk: Send + Sync + 'static {
     /// The account's key was refused: this worker sends nothing more with it.
     fn unauthorized(&self, account: &AccountName) -> impl Future<Output = ()> + Send;
     /// The provider doesn't know the agent.
-    fn agent_unavailable(&self, model: &ModelId, why: &str) -> impl Future<Output = ()> + Send;
+    fn agent_unavailable(
+        &self,
+        account: &AccountName,
+        model: &ModelId,
+        why: &str,
+    ) -> impl Future<Output = ()> + Send;
     /// Reads the agent's pool again: whether the number is in it. `None`: it couldn't be read.
     fn still_attached(
         &self,
@@ -66,6 +71,8 @@ pub trait Desk: Send + Sync + 'static {
         model: &ModelId,
         number: &E164,
     ) -> impl Future<Output = Option<bool>> + Send;
+    /// A call was placed with the account: its end is to be learned.
+    fn placed(&self, account: &AccountName);
     /// The provider has refused the campaign's jobs five times in a row.
     fn refused_in_a_row(&self, campaign: &CampaignId) -> impl Future<Output = ()> + Send;
 }
@@ -92,8 +99,6 @@ pub struct Place<L, C, D, M> {
     pub slack: Duration,
     /// Rung when a job waits again.
     pub bell: Arc<Notify>,
-    /// Rung when a call was placed: its end is to be learned.
-    pub placed: Arc<Notify>,
 }
 
 /// Everything one job's placing needs.
@@ -147,7 +152,11 @@ impl<L: PlaceLedger, C: Caller, D: Desk, M: PlaceMeter> Desks<L, C, D, M> {
         }
         let verdict = self.send(&job, attempt).await;
         let settlement = self.meaning(&job, attempt, verdict).await;
+        let placed = matches!(settlement.became, Became::Placed { .. });
         self.write(settlement).await;
+        if placed {
+            self.parts.desk.placed(&job.pick.ask.account);
+        }
     }
 
     /// Waits until `ahead` before the slot; false: stopping.
@@ -236,7 +245,7 @@ impl<L: PlaceLedger, C: Caller, D: Desk, M: PlaceMeter> Desks<L, C, D, M> {
             }
             PlaceOutcome::NotPlaced(NotPlaced::AgentUnavailable) => {
                 let why = verdict.provider_error.as_deref().unwrap_or("the provider answered 404");
-                desk.agent_unavailable(model, why).await;
+                desk.agent_unavailable(account, model, why).await;
                 Became::Retry { reason: Reason::AgentUnavailable, ready_in: None }
             }
             PlaceOutcome::NotPlaced(NotPlaced::CallerIdRejected) => {
@@ -265,11 +274,7 @@ impl<L: PlaceLedger, C: Caller, D: Desk, M: PlaceMeter> Desks<L, C, D, M> {
 
     /// Writes down what became of an attempt, however long the database is away.
     async fn write(&self, settlement: Settlement) {
-        let (waits, placed) = match settlement.became {
-            Became::Retry { .. } | Became::Unsent { .. } => (true, false),
-            Became::Placed { .. } => (false, true),
-            Became::Unknown | Became::Refused { .. } => (false, false),
-        };
+        let waits = matches!(settlement.became, Became::Retry { .. } | Became::Unsent { .. });
         while let Ok(Err(error)) = self.settle.ask(settlement.clone()).await {
             if matches!(error, LedgerError::Refused(_)) {
                 tracing::error!(error = %error, attempt.id = %settlement.attempt, "attempt.settle.refused");
@@ -279,9 +284,6 @@ impl<L: PlaceLedger, C: Caller, D: Desk, M: PlaceMeter> Desks<L, C, D, M> {
         }
         if waits {
             self.parts.bell.notify_one();
-        }
-        if placed {
-            self.parts.placed.notify_one();
         }
     }
 }

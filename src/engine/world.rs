@@ -7,6 +7,7 @@ use tokio::sync::watch;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
+use super::health::{Health, Link};
 use super::ledger::{LedgerError, LifeLedger, WorldLedger};
 use crate::clock;
 use crate::core::decide::World;
@@ -26,6 +27,7 @@ pub struct WorldKeeper<L> {
     /// `pool.max_age`.
     pub pool_max_age: Duration,
     pub world: watch::Sender<Arc<World>>,
+    pub health: Health,
 }
 
 impl<L: LifeLedger + WorldLedger> WorldKeeper<L> {
@@ -50,8 +52,11 @@ impl<L: LifeLedger + WorldLedger> WorldKeeper<L> {
                 () = tokio::time::sleep(LOOK_EVERY) => {}
             }
             match self.look(&mut known, &mut read_at).await {
-                Ok(()) => {}
-                Err(error) => tracing::warn!(error = %error, "world.unread"),
+                Ok(()) => self.health.database(Link::Up),
+                Err(error) => {
+                    self.health.database(Link::Down(error.to_string()));
+                    tracing::warn!(error = %error, "world.unread");
+                }
             }
         }
     }
@@ -68,6 +73,7 @@ impl<L: LifeLedger + WorldLedger> WorldKeeper<L> {
         };
         let world = self.ledger.world(control, rules, &self.accounts, self.pool_max_age).await?;
         if control.version != known.version {
+            self.health.routing(Some(control.version.0));
             tracing::info!(routing.version = control.version.0, "routing.in_use");
         }
         *known = control;

@@ -197,10 +197,7 @@ impl DispatchLedger for Ledger {
     }
 
     async fn end_class(&self, class: ClassNo, end: ClassEnd, limit: usize) -> Answer<usize> {
-        let (state, reason) = match end {
-            ClassEnd::Refused(reason) => ("refused", reason),
-            ClassEnd::Canceled => ("canceled", Reason::Canceled),
-        };
+        let (state, reason) = words_of(end);
         let ended: i32 = sqlx::query_scalar(
             "select outdial.end_waiting(
                 array(select job_no from outdial.work where class_no = $1 and ready_at is null
@@ -215,6 +212,19 @@ impl DispatchLedger for Ledger {
         .await
         .map_err(ledger_error)?;
         Ok(usize::try_from(ended).unwrap_or(0))
+    }
+
+    async fn end_jobs(&self, jobs: &[JobNo], end: ClassEnd) -> Answer<()> {
+        let (state, reason) = words_of(end);
+        sqlx::query("select outdial.end_waiting($1, $2, $3, $4)")
+            .bind(jobs.iter().map(|j| j.0).collect::<Vec<_>>())
+            .bind(state)
+            .bind(reason.as_str())
+            .bind(self.events())
+            .execute(&self.pool)
+            .await
+            .map(drop)
+            .map_err(ledger_error)
     }
 
     async fn note(&self, classes: &[ClassStatus]) -> Answer<()> {
@@ -276,6 +286,13 @@ impl Ledger {
             .await
             .map_err(ledger_error)?;
         Ok(rows.iter().map(|row| ClassNo(row.get(0))).collect())
+    }
+}
+
+fn words_of(end: ClassEnd) -> (&'static str, Reason) {
+    match end {
+        ClassEnd::Refused(reason) => ("refused", reason),
+        ClassEnd::Canceled => ("canceled", Reason::Canceled),
     }
 }
 

@@ -10,6 +10,7 @@ use sqlx::postgres::types::PgInterval;
 use sqlx::{PgPool, Row};
 
 use super::intake::Remembered;
+use crate::core::events::EventTypes;
 use crate::core::ids::RoutingVersion;
 use crate::core::ledger::Control;
 use crate::engine::ledger::{LedgerError, LifeLedger};
@@ -21,7 +22,7 @@ pub struct Ledger {
     /// This worker's number, which is also its epoch: a worker taken for dead comes back under a new one.
     worker: Arc<AtomicI64>,
     /// Which events are written; `None`: all.
-    pub(super) events: Option<Arc<[String]>>,
+    pub(super) events: Option<Arc<[&'static str]>>,
     pub(super) dry_run: bool,
     pub(super) remembered: Arc<Remembered>,
 }
@@ -31,13 +32,13 @@ impl Ledger {
     pub async fn register(
         pool: PgPool,
         lease: Duration,
-        events: Option<Vec<String>>,
+        events: EventTypes,
         dry_run: bool,
     ) -> Result<Self, LedgerError> {
         let ledger = Self {
             pool,
             worker: Arc::default(),
-            events: events.map(Into::into),
+            events: events.names().map(Into::into),
             dry_run,
             remembered: Arc::default(),
         };
@@ -81,7 +82,7 @@ impl Ledger {
         &self.pool
     }
 
-    pub(super) fn events(&self) -> Option<&[String]> {
+    pub(super) fn events(&self) -> Option<&[&'static str]> {
         self.events.as_deref()
     }
 }

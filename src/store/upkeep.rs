@@ -6,6 +6,7 @@ use sqlx::Row;
 
 use super::ledger::{Ledger, interval, ledger_error};
 use crate::core::ids::JobNo;
+use crate::core::states::Reason;
 use crate::engine::ledger::{LedgerError, UpkeepLedger};
 
 /// Of each thing's log, at most so many grants go at a time.
@@ -73,7 +74,43 @@ impl UpkeepLedger for Ledger {
     }
 }
 
+/// What the ledger holds at a moment.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Gauges {
+    pub waiting: Vec<(Reason, i64)>,
+    /// Ready and held by nothing: what only more workers would speed up.
+    pub dialable: i64,
+    pub unknown: i64,
+    pub outbox: i64,
+}
+
 impl Ledger {
+    /// # Errors
+    /// The database's.
+    pub async fn gauges(&self) -> Result<Gauges, LedgerError> {
+        let rows = sqlx::query(
+            "select coalesce(case when w.ready_at is null then c.reason else j.reason end, 'queued') as why, sum(w.jobs)::bigint
+             from (select class_no, ready_at, min(job_no) as job_no, count(*) as jobs
+                   from outdial.work group by class_no, ready_at) w
+             join outdial.classes c using (class_no) left join outdial.jobs j on j.job_no = w.job_no
+             group by why",
+        )
+        .fetch_all(&self.pool)
+        .await
+        .map_err(ledger_error)?;
+        let waiting: Vec<(Reason, i64)> =
+            rows.iter().filter_map(|row| Some((Reason::parse(row.get(0))?, row.get(1)))).collect();
+        let dialable = waiting.iter().filter(|(why, _)| *why == Reason::Queued).map(|(_, n)| n).sum();
+        let row = sqlx::query(
+            "select (select count(*) from outdial.live where state = 'unknown'),
+                    (select count(*) from (select 1 from outdial.outbox limit 1000000) o)",
+        )
+        .fetch_one(&self.pool)
+        .await
+        .map_err(ledger_error)?;
+        Ok(Gauges { waiting, dialable, unknown: row.get(0), outbox: row.get(1) })
+    }
+
     async fn count(&self, statement: &'static str, limit: u32) -> Result<u32, LedgerError> {
         let count: i32 = sqlx::query_scalar(statement)
             .bind(i32::try_from(limit).unwrap_or(i32::MAX))

@@ -6,10 +6,10 @@
     reason = "a test ends where its ground gives way"
 )]
 
-mod routing;
 mod commands;
 mod reading;
 mod refusals;
+mod routing;
 mod seeded;
 mod servers;
 mod support;

@@ -12,7 +12,7 @@ use crate::clock;
 use crate::core::decide::{Class, Plan, World};
 use crate::core::ids::{ClassNo, JobNo};
 use crate::core::ledger::{
-    ClassHead, ClassStatus, NoSlot, Park, ParkedUntil, SlotAnswer, StickyKey, Waiting,
+    ClassEnd, ClassHead, ClassStatus, NoSlot, Park, ParkedUntil, SlotAnswer, StickyKey, Waiting,
 };
 use crate::core::phone::E164;
 use crate::core::pick::{Offer, Pick, Picked, Room, pick};
@@ -171,6 +171,9 @@ impl<L: DispatchLedger> Dispatch<L> {
 
     /// Whether limits shut a class for now.
     fn shut(&self, state: &State, class: &Class, plan: &Plan) -> Option<(Reason, Option<DateTime<Utc>>)> {
+        if !self.accounts_here.usable(&plan.account) {
+            return Some((Reason::AccountPaused, None));
+        }
         if let Some(until) = state.accounts_shut.get(&plan.account) {
             return Some((Reason::AccountLimit, Some(*until)));
         }
@@ -208,7 +211,8 @@ impl<L: DispatchLedger> Dispatch<L> {
         let jobs = self.read_jobs(state, &open, each).await?;
         let mut windows = HashMap::new();
         let mut parks = Vec::new();
-        let offers = offers(state, world, now, open, jobs, each, &mut windows, &mut parks);
+        let mut offers = offers(state, world, now, open, jobs, each, &mut windows, &mut parks);
+        self.refuse_strangers(&mut offers).await?;
         let sticky = self.known_numbers(&offers).await?;
         let dialable: Vec<ClassNo> = offers.iter().map(|o| o.class_no).collect();
         let mut room = self.room(world, &offers, capacity);
@@ -250,6 +254,25 @@ impl<L: DispatchLedger> Dispatch<L> {
             }
         }
         Ok(jobs)
+    }
+
+    /// A staging account calls those it is told to, and nobody else.
+    async fn refuse_strangers(&self, offers: &mut [Offer]) -> Result<(), LedgerError> {
+        let mut strangers = Vec::new();
+        for offer in offers {
+            let account = &offer.plan.account;
+            offer.jobs.retain(|job| {
+                let known = self.accounts_here.may_call(account, &job.phone);
+                if !known {
+                    strangers.push(job.job_no);
+                }
+                known
+            });
+        }
+        if strangers.is_empty() {
+            return Ok(());
+        }
+        self.ledger.end_jobs(&strangers, ClassEnd::Refused(Reason::DestinationNotAllowed)).await
     }
 
     /// Which number each callee knows, where a sticky rule may ask.

@@ -1,0 +1,312 @@
+//! `outdial worker`: the stages put together, started, and stopped in order.
+
+mod accounts;
+mod gauges;
+mod meter;
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use chrono::{DateTime, TimeDelta, Utc};
+use tokio::signal::unix::{SignalKind, signal};
+use tokio::sync::{Notify, Semaphore, mpsc, watch};
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+
+use super::{Context, Failure, connect, demand_schema};
+use crate::broker::{self, Consumer, Links};
+use crate::clock;
+use crate::config::{Config, Needs};
+use crate::core::decide::World;
+use crate::core::ids::CampaignId;
+use crate::core::job::JobOptions;
+use crate::core::ledger::SlotTerms;
+use crate::engine::dispatch::Dispatch;
+use crate::engine::health::{Health, Link};
+use crate::engine::intake::{Intake, IntakeCounts};
+use crate::engine::outbox;
+use crate::engine::place::Place;
+use crate::engine::ports::IntakeTerms;
+use crate::engine::tenure::Tenure;
+use crate::engine::upkeep::Upkeep;
+use crate::engine::world::WorldKeeper;
+use crate::http::Server;
+use crate::store::{self, Ledger, Purpose};
+use crate::telemetry::Metrics;
+use accounts::Accounts;
+use gauges::Ringing;
+use meter::Meter;
+
+/// A slot is at least this far ahead: time to get leave.
+const LEAD: Duration = Duration::from_millis(20);
+/// A slot is at most this much further ahead; far less than the shortest window, so that nothing is lost by it, and
+/// short enough that a job behind it hardly notices.
+const HORIZON: Duration = Duration::from_millis(100);
+
+#[derive(Debug, clap::Args)]
+pub struct Args {
+    /// Do everything but the POST, in records marked so
+    #[arg(long)]
+    dry_run: bool,
+}
+
+pub async fn run(args: Args, context: &Context) -> Result<(), Failure> {
+    let config = context.config(Needs::WORKER)?;
+    let signals = Signals::new()?;
+    let stop = CancellationToken::new();
+    tokio::select! {
+        started = Running::start(&config, args.dry_run, stop.clone()) => {
+            let running = started?;
+            signals.wait().await;
+            running.stop(&config, stop).await
+        }
+        // Nothing has been taken yet: there is nothing to hand back.
+        () = signals.wait() => Ok(()),
+    }
+}
+
+struct Signals {
+    stop: CancellationToken,
+}
+
+impl Signals {
+    /// From the first signal on the worker stops in order; the second ends it at once.
+    fn new() -> Result<Self, Failure> {
+        let failed = |error| Failure::new(format!("signals can't be handled: {error}"));
+        let mut terminate = signal(SignalKind::terminate()).map_err(failed)?;
+        let mut interrupt = signal(SignalKind::interrupt()).map_err(failed)?;
+        let stop = CancellationToken::new();
+        let told = stop.clone();
+        TaskTracker::new().spawn(async move {
+            for again in [false, true] {
+                tokio::select! {
+                    _ = terminate.recv() => {}
+                    _ = interrupt.recv() => {}
+                }
+                if again {
+                    tracing::warn!("worker.stopped.at_once");
+                    std::process::exit(1);
+                }
+                told.cancel();
+            }
+        });
+        Ok(Self { stop })
+    }
+
+    async fn wait(&self) {
+        self.stop.cancelled().await;
+    }
+}
+
+/// A worker at work.
+struct Running {
+    ledger: Arc<Ledger>,
+    health: Health,
+    /// Stages that end on `stop`.
+    stages: TaskTracker,
+    /// Those that must outlive them: leases, what is under way, events.
+    keepers: TaskTracker,
+    keepers_stop: CancellationToken,
+}
+
+impl Running {
+    async fn start(config: &Config, dry_run: bool, stop: CancellationToken) -> Result<Self, Failure> {
+        let (health, metrics) = (Health::new(), Arc::new(Metrics::new()));
+        let server = Server::bind(&config.http, health.clone(), Arc::clone(&metrics)).await?;
+        let keepers = TaskTracker::new();
+        let keepers_stop = CancellationToken::new();
+        let serve_stop = keepers_stop.clone();
+        keepers.spawn(async move {
+            if let Err(error) = server.serve(serve_stop).await {
+                tracing::error!(error = %error, "http.failed");
+            }
+        });
+
+        let pool = connect(config, Purpose::Steps, store::PATIENCE_AT_START).await?;
+        demand_schema(&pool).await?;
+        let target = broker::Target::parse(config.amqp.url()?)?;
+        broker::prepare(&target, config.amqp.declare, store::PATIENCE_AT_START).await?;
+
+        let lease = config.worker.lease;
+        let ledger =
+            Arc::new(Ledger::register(pool, lease, config.events, dry_run).await.map_err(Failure::new)?);
+        let accounts = Arc::new(Accounts::new(config, &ledger, dry_run)?);
+        accounts.ensure().await?;
+        let tenure = Arc::new(Tenure::default());
+        tenure.probe(ledger.as_ref()).await.map_err(Failure::new)?;
+        tenure.renew(ledger.as_ref(), lease).await.map_err(Failure::new)?;
+        let names = accounts.names();
+        let (control, world) =
+            WorldKeeper::first(ledger.as_ref(), &names, config.pool.max_age).await.map_err(Failure::new)?;
+        health.database(Link::Up);
+        health.routing(Some(world.version.0).filter(|v| *v > 0));
+        let (world_tx, world) = watch::channel(Arc::new(world));
+        let running = Self { ledger, health, stages: TaskTracker::new(), keepers, keepers_stop };
+        let bell = Arc::new(Notify::new());
+
+        let keeper = WorldKeeper {
+            ledger: Arc::clone(&running.ledger),
+            accounts: names,
+            pool_max_age: config.pool.max_age,
+            world: world_tx,
+            health: running.health.clone(),
+        };
+        running.keepers.spawn(keeper.keep(control, running.keepers_stop.clone()));
+        running.keep_tenure(&tenure, lease);
+        running.place(config, &world, &tenure, &accounts, &metrics, &bell, &stop);
+        running.upkeep(config, &world, &bell, &stop);
+        accounts.watch(config, &world, &running.stages, &stop).await;
+        gauges::start(&running.ledger, &metrics, &tenure, &running.keepers, &running.keepers_stop);
+        let settings =
+            broker::Settings { target, declare: config.amqp.declare, prefetch: config.amqp.prefetch };
+        running.talk_to_broker(config, settings, &world, &tenure, &metrics, &bell, &stop);
+        tracing::info!(worker.no = running.ledger.worker_no(), dry_run, "worker.started");
+        Ok(running)
+    }
+
+    fn keep_tenure(&self, tenure: &Arc<Tenure>, lease: Duration) {
+        let (tenure, ledger, stop) =
+            (Arc::clone(tenure), Arc::clone(&self.ledger), self.keepers_stop.clone());
+        self.keepers.spawn(async move { tenure.keep(ledger.as_ref(), lease, stop).await });
+    }
+
+    #[expect(clippy::too_many_arguments, reason = "the parts that placing is put together from")]
+    fn place(
+        &self,
+        config: &Config,
+        world: &watch::Receiver<Arc<World>>,
+        tenure: &Arc<Tenure>,
+        accounts: &Arc<Accounts>,
+        metrics: &Arc<Metrics>,
+        bell: &Arc<Notify>,
+        stop: &CancellationToken,
+    ) {
+        let inflight = usize::try_from(config.worker.max_inflight).unwrap_or(usize::MAX);
+        let (placing, ready) = mpsc::channel(inflight.min(1024));
+        let dispatch = Dispatch {
+            ledger: Arc::clone(&self.ledger),
+            world: world.clone(),
+            tenure: Arc::clone(tenure),
+            terms: SlotTerms { lead: LEAD, horizon: HORIZON, slack: config.limits.slack },
+            accounts: accounts.limits(),
+            accounts_here: Arc::clone(accounts) as _,
+            inflight: Arc::new(Semaphore::new(inflight)),
+            placing,
+            bell: Arc::clone(bell),
+        };
+        self.stages.spawn(dispatch.run(Box::new(rand::random), stop.clone()));
+        let place = Place {
+            ledger: Arc::clone(&self.ledger),
+            caller: Arc::clone(accounts),
+            desk: Arc::clone(accounts),
+            meter: Arc::new(Meter(Arc::clone(metrics))),
+            world: world.clone(),
+            tenure: Arc::clone(tenure),
+            slack: config.limits.slack,
+            bell: Arc::clone(bell),
+        };
+        self.stages.spawn(place.run(ready, stop.clone()));
+    }
+
+    fn upkeep(
+        &self,
+        config: &Config,
+        world: &watch::Receiver<Arc<World>>,
+        bell: &Arc<Notify>,
+        stop: &CancellationToken,
+    ) {
+        let upkeep = Upkeep {
+            ledger: Arc::clone(&self.ledger),
+            world: world.clone(),
+            lease: config.worker.lease,
+            bell: Arc::clone(bell),
+        };
+        self.stages.spawn(upkeep.run(stop.clone()));
+    }
+
+    #[expect(clippy::too_many_arguments, reason = "the parts that intake is put together from")]
+    fn talk_to_broker(
+        &self,
+        config: &Config,
+        settings: broker::Settings,
+        world: &watch::Receiver<Arc<World>>,
+        tenure: &Arc<Tenure>,
+        metrics: &Arc<Metrics>,
+        bell: &Arc<Notify>,
+        stop: &CancellationToken,
+    ) {
+        let (gate, opened) = watch::channel(true);
+        let counts = Arc::new(IntakeCounts::default());
+        let intake = Intake {
+            ledger: Arc::new(Ringing { ledger: Arc::clone(&self.ledger), bell: Arc::clone(bell) }),
+            terms: Arc::new(Terms { world: world.clone(), tenure: Arc::clone(tenure) }),
+            options: JobOptions {
+                unknown_fields: config.intake.unknown_fields,
+                phone_check: config.intake.phone_check,
+            },
+            max_waiting: config.intake.max_waiting,
+            gate,
+            counts: Arc::clone(&counts),
+        };
+        // The consumer flushes its acks after intake has stopped.
+        let (messages, consuming) = Consumer::start(settings.clone(), opened, &self.stages, stop.clone());
+        let intake_stop = stop.clone();
+        self.stages.spawn(async move { intake.run(messages, intake_stop).await });
+        let events = broker::Publisher::start(settings, "events", &self.keepers, self.keepers_stop.clone());
+        let links = Links { consuming, publishing: events.state() };
+        self.keepers.spawn(links.inform(self.health.clone()));
+        gauges::intake(&counts, metrics, &self.keepers, &self.keepers_stop);
+        let (ledger, stop) = (Arc::clone(&self.ledger), self.keepers_stop.clone());
+        self.keepers.spawn(async move {
+            outbox::run(ledger.as_ref(), &events, Ledger::clone(&ledger), &stop).await;
+        });
+    }
+
+    /// Stops in order: nothing new is taken, slots to come are handed back, POSTs in flight are waited for and written,
+    /// acks flushed, events published as far as they are written.
+    async fn stop(self, config: &Config, stop: CancellationToken) -> Result<(), Failure> {
+        tracing::info!("worker.stopping");
+        self.health.draining();
+        stop.cancel();
+        self.stages.close();
+        let drained = tokio::time::timeout(config.worker.drain, self.stages.wait()).await.is_ok();
+        if drained && let Err(error) = self.ledger.resign().await {
+            tracing::warn!(error = %error, "worker.resign.failed");
+        }
+        self.keepers_stop.cancel();
+        self.keepers.close();
+        let kept = tokio::time::timeout(KEEPERS_STOP_MAX, self.keepers.wait()).await.is_ok();
+        match (drained, kept) {
+            (true, _) => {
+                tracing::info!("worker.stopped");
+                Ok(())
+            }
+            (false, _) => Err(Failure::new(format!(
+                "not everything under way was settled within {}; what is left is taken over by the other workers as unknown",
+                humantime::format_duration(config.worker.drain)
+            ))
+            .mend("raise worker.drain above the HTTP time-out")),
+        }
+    }
+}
+
+/// How long those that only serve others may take to stop.
+const KEEPERS_STOP_MAX: Duration = Duration::from_secs(5);
+
+/// What intake must know to date a job.
+struct Terms {
+    world: watch::Receiver<Arc<World>>,
+    tenure: Arc<Tenure>,
+}
+
+impl IntakeTerms for Terms {
+    fn now(&self) -> DateTime<Utc> {
+        // Without a look at the database's clock nothing is accepted anyway: the database is away.
+        self.tenure.now().map_or_else(clock::wall, |reading| reading.now)
+    }
+
+    fn expires_after(&self, campaign: &CampaignId) -> TimeDelta {
+        let after = self.world.borrow().rules.expires_after(campaign);
+        TimeDelta::from_std(after).unwrap_or(TimeDelta::MAX)
+    }
+}

@@ -1,0 +1,110 @@
+//! Figures that are read now and then instead of counted as things happen.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::sync::Notify;
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+
+use crate::core::ids::JobId;
+use crate::engine::intake::{Counts, IntakeCounts};
+use crate::engine::ports::{IntakeLedger, LedgerError, NewJob, Receipt};
+use crate::engine::tenure::Tenure;
+use crate::store::Ledger;
+use crate::telemetry::Metrics;
+use crate::telemetry::metrics::{ByReason, ByResult};
+
+/// What the whole ledger holds costs a scan of the work list.
+const LEDGER_EVERY: Duration = Duration::from_secs(5);
+const PROCESS_EVERY: Duration = Duration::from_millis(200);
+
+/// Waiting jobs, unknown attempts and the clock.
+pub(super) fn start(
+    ledger: &Arc<Ledger>,
+    metrics: &Arc<Metrics>,
+    tenure: &Arc<Tenure>,
+    tasks: &TaskTracker,
+    stop: &CancellationToken,
+) {
+    let (ledger, metrics, tenure) = (Arc::clone(ledger), Arc::clone(metrics), Arc::clone(tenure));
+    let stop = stop.clone();
+    tasks.spawn(async move {
+        loop {
+            if let Some(reading) = tenure.now() {
+                metrics.clock_error_seconds.set(reading.error.as_secs_f64());
+            }
+            match ledger.gauges().await {
+                Ok(gauges) => {
+                    metrics.set_waiting(&gauges.waiting);
+                    metrics.dialable_jobs.set(gauges.dialable);
+                    metrics.unknown_attempts.set(gauges.unknown);
+                    metrics.outbox_rows.set(gauges.outbox);
+                }
+                Err(error) => tracing::debug!(error = %error, "gauges.unread"),
+            }
+            if stop.run_until_cancelled(tokio::time::sleep(LEDGER_EVERY)).await.is_none() {
+                return;
+            }
+        }
+    });
+}
+
+/// Passes on what intake has counted, and rings the bell for what it has accepted.
+pub(super) fn intake(
+    counts: &Arc<IntakeCounts>,
+    metrics: &Arc<Metrics>,
+    tasks: &TaskTracker,
+    stop: &CancellationToken,
+) {
+    let (counts, metrics, stop) = (Arc::clone(counts), Arc::clone(metrics), stop.clone());
+    tasks.spawn(async move {
+        let mut seen = Counts::default();
+        let mut dead = std::collections::HashMap::new();
+        while stop.run_until_cancelled(tokio::time::sleep(PROCESS_EVERY)).await.is_some() {
+            let now = counts.read();
+            let told = [
+                ("accepted", now.accepted - seen.accepted),
+                ("duplicate", now.duplicates - seen.duplicates),
+                ("canceled", now.canceled - seen.canceled),
+                ("retried", now.retries - seen.retries),
+            ];
+            for (result, more) in told {
+                metrics.intake_messages.get_or_create(&ByResult { result }).inc_by(more);
+            }
+            seen = now;
+            for (reason, total) in counts.dead_letters() {
+                let before = dead.insert(reason, total).unwrap_or(0);
+                metrics
+                    .dead_letters
+                    .get_or_create(&ByReason { reason: reason.as_str() })
+                    .inc_by(total - before);
+            }
+        }
+    });
+}
+
+/// Rings `bell` whenever intake has committed jobs, so that an idle dispatch looks at once.
+#[derive(Debug)]
+pub(super) struct Ringing<L> {
+    pub ledger: Arc<L>,
+    pub bell: Arc<Notify>,
+}
+
+impl<L: IntakeLedger> IntakeLedger for Ringing<L> {
+    async fn accept(&self, batch: &[NewJob]) -> Result<Vec<Receipt>, LedgerError> {
+        let receipts = self.ledger.accept(batch).await?;
+        if receipts.contains(&Receipt::New) {
+            self.bell.notify_one();
+        }
+        Ok(receipts)
+    }
+
+    async fn cancel(&self, ids: &[JobId]) -> Result<u64, LedgerError> {
+        self.ledger.cancel(ids).await
+    }
+
+    async fn waiting(&self) -> Result<u64, LedgerError> {
+        self.ledger.waiting().await
+    }
+}
