@@ -12,6 +12,7 @@ mod migrate;
 mod number;
 pub mod output;
 mod routing;
+mod pool;
 mod sandbox;
 mod worker;
 
@@ -66,6 +67,8 @@ enum Command {
     Routing(routing::Args),
     /// Consume jobs, choose caller IDs, place calls, until stopped
     Worker(worker::Args),
+    /// Show, read, attach and detach the numbers that an agent calls from
+    Pool(pool::Args),
     /// Run a stand-in for Synthflow on loopback, which keeps a ledger of every POST it receives
     Sandbox(sandbox::Args),
 }
@@ -125,6 +128,7 @@ async fn dispatch(command: Command, context: &Context) -> Result<(), Failure> {
         Command::Migrate(args) => migrate::run(args, context).await,
         Command::Routing(args) => routing::run(args, context).await,
         Command::Worker(args) => worker::run(args, context).await,
+        Command::Pool(args) => pool::run(args, context).await,
         Command::Sandbox(args) => sandbox::run(args, context).await,
     }
 }

@@ -138,6 +138,7 @@ impl Listed {
 }
 
 #[cfg(test)]
+#[expect(clippy::unwrap_used, clippy::panic, reason = "tests")]
 mod tests {
     use proptest::prelude::*;
 

@@ -2,16 +2,18 @@
 
 pub mod stage;
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeSet, HashMap};
 use std::fmt;
 use std::future::Future;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use chrono::{DateTime, Utc};
+use tokio::time::Instant;
 
 use super::ports::LedgerError;
 use super::provider::ReadsPools;
+use crate::clock;
 use crate::core::ids::{AccountName, ModelId, RoutingVersion};
 use crate::core::outcome::ProviderError;
 use crate::core::phone::E164;
@@ -90,6 +92,7 @@ pub trait PoolLedger: Send + Sync + 'static {
     ) -> impl Future<Output = Answer<Written>> + Send;
     /// Nothing changes but what went wrong, and when.
     fn keep(&self, model: &ModelId, error: &str) -> impl Future<Output = Answer<()>> + Send;
+    fn is_attached(&self, model: &ModelId, number: &E164) -> impl Future<Output = Answer<bool>> + Send;
     /// Holds the agent: the provider doesn't know it.
     fn unavailable(
         &self,
@@ -166,6 +169,43 @@ impl<L: PoolLedger, P: ReadsPools> Reader<'_, L, P> {
                 self.ledger.unavailable(self.account, self.model, why).await.map(|()| Written::Yes)
             }
         }
+    }
+}
+
+/// Reads pools again after the provider has refused caller IDs. Refusals come in bursts: questions that come while a
+/// reading is under way share the next one.
+#[derive(Debug, Default)]
+pub struct Recheck {
+    /// By agent: when its last reading began.
+    begun: Mutex<HashMap<ModelId, Arc<tokio::sync::Mutex<Option<Instant>>>>>,
+}
+
+impl Recheck {
+    /// Whether the number is attached, by a reading that began after the question. `None`: it couldn't be read, or
+    /// two readings disagree.
+    pub async fn still_attached<L: PoolLedger, P: ReadsPools>(
+        &self,
+        reader: &Reader<'_, L, P>,
+        number: &E164,
+    ) -> Option<bool> {
+        let asked = clock::monotonic();
+        let begun = {
+            let mut agents = self.begun.lock().unwrap_or_else(PoisonError::into_inner);
+            Arc::clone(agents.entry(reader.model.clone()).or_default())
+        };
+        let mut last = begun.lock().await;
+        if last.is_none_or(|last| last < asked) {
+            let now = clock::monotonic();
+            let mut synced = reader.sync(&BTreeSet::new()).await;
+            if let Ok(Synced::HeldBack { .. }) = synced {
+                synced = reader.sync(&BTreeSet::new()).await;
+            }
+            if !matches!(synced, Ok(Synced::Adopted(_))) {
+                return None;
+            }
+            *last = Some(now);
+        }
+        reader.ledger.is_attached(reader.model, number).await.ok()
     }
 }
 

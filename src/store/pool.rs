@@ -12,6 +12,7 @@ use super::ledger::{interval, ledger_error, unreadable};
 use crate::core::ids::{AccountName, ModelId, RoutingVersion};
 use crate::core::phone::E164;
 use crate::core::pool::{Change, Handles, Known, Listed};
+use crate::core::rules::{Compiled, Settings};
 use crate::engine::pool::{Begun, PoolLedger, Written};
 use crate::engine::ports::LedgerError;
 
@@ -168,6 +169,17 @@ impl PoolLedger for PgPool {
             .map_err(ledger_error)
     }
 
+    async fn is_attached(&self, model: &ModelId, number: &E164) -> Result<bool, LedgerError> {
+        sqlx::query_scalar(
+            "select exists (select from outdial.pool where model_id = $1 and number = $2 and attached)",
+        )
+        .bind(model.as_str())
+        .bind(number.as_str())
+        .fetch_one(self)
+        .await
+        .map_err(ledger_error)
+    }
+
     async fn unavailable(
         &self,
         account: &AccountName,
@@ -176,6 +188,20 @@ impl PoolLedger for PgPool {
     ) -> Result<(), LedgerError> {
         agent_unavailable(self, account, model, why).await
     }
+}
+
+/// The rules that are applied; version 0 and none before the first time.
+pub async fn rules_in_use(db: &PgPool) -> Result<(RoutingVersion, Compiled), LedgerError> {
+    let row = sqlx::query(
+        "select c.routing_version, v.settings from outdial.control c
+         left join outdial.routing_versions v on v.version = c.routing_version",
+    )
+    .fetch_one(db)
+    .await
+    .map_err(ledger_error)?;
+    let settings: Option<Json<Settings>> = row.try_get(1).map_err(ledger_error)?;
+    let rules = settings.map_or_else(Compiled::default, |Json(settings)| Compiled::new(settings));
+    Ok((RoutingVersion(row.get(0)), rules))
 }
 
 /// An agent's row, for people.
