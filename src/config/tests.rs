@@ -145,8 +145,8 @@ fn each_bad_value_names_what_would_do() {
         ("entirely.elsewhere", "1", "config/outdial.toml lists every key"),
     ];
     for (key, value, expected) in cases {
-        let mut sources = Sources::default();
-        sources.set_flags = vec![(key.to_owned(), value.to_owned())];
+        let set_flags = vec![(key.to_owned(), value.to_owned())];
+        let sources = Sources { set_flags, ..Sources::default() };
         let (_, faults, _) = read("", &sources, Needs::NOTHING);
         assert_eq!(faults.len(), 1, "{key}={value}: {faults:#?}");
         let told = faults[0].to_string();

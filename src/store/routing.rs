@@ -227,23 +227,30 @@ async fn write_campaigns(on: &mut PgConnection, rules: &Compiled) -> Answer<()> 
     struct Row<'a> {
         campaign_id: &'a CampaignId,
         brand: Option<&'a str>,
+        model_id: Option<&'a str>,
     }
     let campaigns = &rules.settings().campaigns;
     let mut rows: Vec<Row> = campaigns
         .iter()
-        .map(|c| Row { campaign_id: &c.id, brand: c.brand.as_ref().map(|b| b.as_str()) })
+        .map(|c| Row {
+            campaign_id: &c.id,
+            brand: c.brand.as_ref().map(|b| b.as_str()),
+            model_id: c.model_id.as_ref().map(|m| m.as_str()),
+        })
         .collect();
     rows.sort_by_key(|row| row.campaign_id);
     sqlx::query(
         "with named as (
-            select * from jsonb_to_recordset($1) r(campaign_id text, brand text)
+            select * from jsonb_to_recordset($1) r(campaign_id text, brand text, model_id text)
          ), others as (
-            update outdial.campaigns c set brand = null
-            where brand is not null and not exists (select 1 from named n where n.campaign_id = c.campaign_id)
+            update outdial.campaigns c set brand = null, model_id = null
+            where (brand is not null or model_id is not null)
+              and not exists (select 1 from named n where n.campaign_id = c.campaign_id)
          )
-         insert into outdial.campaigns (campaign_id, brand) select campaign_id, brand from named order by campaign_id
-         on conflict (campaign_id) do update set brand = excluded.brand
-         where campaigns.brand is distinct from excluded.brand",
+         insert into outdial.campaigns (campaign_id, brand, model_id)
+         select campaign_id, brand, model_id from named order by campaign_id
+         on conflict (campaign_id) do update set brand = excluded.brand, model_id = excluded.model_id
+         where (campaigns.brand, campaigns.model_id) is distinct from (excluded.brand, excluded.model_id)",
     )
     .bind(Json(rows))
     .execute(on)

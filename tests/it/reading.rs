@@ -83,6 +83,20 @@ async fn each_view_tells_of_a_small_ledger() {
     assert_eq!(text(waiting).await, "\"spring-sale/not_before/1/t spring-sale/number_limit/1/t\"");
 }
 
+/// A job that leaves brand and agent to its campaign is shown with the campaign's, as the routing has them.
+#[tokio::test]
+async fn a_waiting_job_shows_its_campaigns_brand_agent_and_account() {
+    let database = database().await;
+    let pool = seeded::pool(&database.url).await;
+    seeded::seed(&pool).await;
+    seeded::run(&pool, "update outdial.campaigns set brand = null, model_id = null").await;
+    let source = include_str!("../../config/routing.toml");
+    let settings = outdial::core::rules::parse(source).unwrap();
+    outdial::store::routing::apply(&pool, source, settings, "tester").await.unwrap();
+    let job = "select concat_ws('/', brand, account, model_id) from reporting.jobs where job_id = 'j-2'";
+    assert_eq!(seeded::text(&pool, job).await, format!("acme/default/{}", seeded::AGENT));
+}
+
 #[tokio::test]
 async fn a_reader_sees_numbers_masked_and_nothing_else() {
     let database = database().await;
