@@ -66,6 +66,8 @@ impl DeadQueue {
 
     /// The oldest `limit` messages; they stay in the queue, in their order.
     pub async fn list(&self, limit: usize) -> Result<Vec<DeadMessage>, BrokerError> {
+        // What is published afresh meanwhile comes last, and is not to be seen twice.
+        let limit = limit.min(usize::try_from(self.count().await?).unwrap_or(limit));
         let mut messages = Vec::new();
         while messages.len() < limit
             && let Some(got) = self.get().await?

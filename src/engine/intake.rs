@@ -245,17 +245,17 @@ impl<L: IntakeLedger, T: IntakeTerms> Intake<L, T> {
     {
         let mut backoff = Backoff::new(Duration::from_millis(100), Duration::from_secs(5));
         loop {
-            let answer = tokio::select! {
-                biased;
-                answer = tokio::time::timeout(STATEMENT_MAX, step()) => answer,
-                () = stop.cancelled() => return Err(Stopped),
-            };
+            // A stop waits for the answer: what is committed is to be acked, not to come again.
+            let answer = tokio::time::timeout(STATEMENT_MAX, step()).await;
             let why = match answer {
                 Ok(Ok(done)) => return Ok(Ok(done)),
                 Ok(Err(LedgerError::Refused(why))) => return Ok(Err(why)),
                 Ok(Err(LedgerError::Unavailable(why))) => why,
                 Err(_) => format!("no answer within {} s", STATEMENT_MAX.as_secs()),
             };
+            if stop.is_cancelled() {
+                return Err(Stopped);
+            }
             if self.open_gate(false) {
                 tracing::warn!(error = why, "the database is away: intake waits, nothing more is consumed");
             }

@@ -11,5 +11,6 @@ mod reading;
 mod refusals;
 mod routing;
 mod seeded;
+mod intake;
 mod servers;
 mod support;
