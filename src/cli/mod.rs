@@ -6,14 +6,18 @@
 mod account;
 mod campaign;
 mod check;
+mod dead;
 mod failure;
 mod job;
 mod migrate;
 mod number;
 pub mod output;
-mod routing;
 mod pool;
+mod progress;
+mod publish;
+mod routing;
 mod sandbox;
+mod schema;
 mod worker;
 
 use std::path::PathBuf;
@@ -57,12 +61,16 @@ enum Command {
     Campaign(campaign::Args),
     /// Tell whether a worker would run here: configuration, database, broker, keys
     Check(check::Args),
+    /// Look through what could not be a job, and replay it
+    Dead(dead::Args),
     /// Show a job's whole story, or cancel it
     Job(job::Args),
     /// List numbers and what is used of their limits
     Number(number::Args),
     /// Bring the database's schema up to this version
     Migrate(migrate::Args),
+    /// Publish call jobs from a file, each confirmed; a second run makes no job twice
+    Publish(publish::Args),
     /// Put routing rules into use, compare, export and roll back
     Routing(routing::Args),
     /// Consume jobs, choose caller IDs, place calls, until stopped
@@ -71,6 +79,8 @@ enum Command {
     Pool(pool::Args),
     /// Run a stand-in for Synthflow on loopback, which keeps a ledger of every POST it receives
     Sandbox(sandbox::Args),
+    /// Print what publishers may send, as JSON Schema
+    Schema(schema::Args),
 }
 
 /// What every command gets.
@@ -123,6 +133,9 @@ async fn dispatch(command: Command, context: &Context) -> Result<(), Failure> {
         Command::Account(args) => account::run(args, context).await,
         Command::Campaign(args) => campaign::run(args, context).await,
         Command::Check(args) => check::run(args, context).await,
+        Command::Dead(args) => dead::run(args, context).await,
+        Command::Publish(args) => publish::run(args, context).await,
+        Command::Schema(args) => schema::run(args, context).await,
         Command::Job(args) => job::run(args, context).await,
         Command::Number(args) => number::run(args, context).await,
         Command::Migrate(args) => migrate::run(args, context).await,

@@ -194,6 +194,20 @@ pub fn decode_cancel(body: &[u8], options: &JobOptions) -> Result<JobId, DeadLet
     CancelMessage::read(&mut fields).map(|message| message.job_id).map_err(DeadLetter::invalid_field)
 }
 
+/// A name that is no field of a job, and the one that was probably meant.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct NoField {
+    pub meant: Option<&'static str>,
+}
+
+/// Whether a job has a field of this name.
+pub fn check_field(name: &str) -> Result<(), NoField> {
+    match JobMessage::FIELDS.iter().any(|(field, _)| *field == name) {
+        true => Ok(()),
+        false => Err(NoField { meant: message::meant(name, JobMessage::FIELDS) }),
+    }
+}
+
 /// Reads whatever a publisher may send, by its AMQP type.
 pub fn decode_order(
     body: &[u8],

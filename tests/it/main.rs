@@ -7,10 +7,11 @@
 )]
 
 mod commands;
+mod intake;
+mod publishing;
 mod reading;
 mod refusals;
 mod routing;
 mod seeded;
-mod intake;
 mod servers;
 mod support;

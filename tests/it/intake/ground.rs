@@ -11,6 +11,7 @@ use outdial::broker::{
     self, Consumer, DeadMessage, DeadQueue, LinkState, Outgoing, Publisher, Settings, Target,
 };
 use outdial::clock;
+use outdial::core::events::EventTypes;
 use outdial::core::ids::CampaignId;
 use outdial::core::job::JobOptions;
 use outdial::engine::intake::{Intake, IntakeCounts};
@@ -54,7 +55,8 @@ impl Ground {
         let settings = Settings { target, declare: true, prefetch: 500 };
         let url = SecretString::from(database_url.to_owned());
         let pool = store::connect(&url, Purpose::Steps, 4, SOON).await.unwrap();
-        let ledger = Ledger::register(pool.clone(), Duration::from_secs(10), None, false).await.unwrap();
+        let ledger =
+            Ledger::register(pool.clone(), Duration::from_secs(10), EventTypes::all(), false).await.unwrap();
         let (tasks, stop) = (TaskTracker::new(), CancellationToken::new());
         let publisher = Publisher::start(settings.clone(), "test", &tasks, stop.clone());
         Self { settings, pool, ledger, publisher, amqp_url: amqp_url.to_owned(), tasks, stop }
