@@ -74,7 +74,11 @@ pub trait PoolLedger: Send + Sync + 'static {
         refresh: Duration,
     ) -> impl Future<Output = Answer<Vec<ModelId>>> + Send;
     /// Takes back the wish to have it read, and tells how it stands. Makes the agent's row where there is none.
-    fn begin(&self, account: &AccountName, model: &ModelId) -> impl Future<Output = Answer<Begun>> + Send;
+    fn begin_reading(
+        &self,
+        account: &AccountName,
+        model: &ModelId,
+    ) -> impl Future<Output = Answer<Begun>> + Send;
     /// Writes a reading that counts.
     fn adopt(
         &self,
@@ -142,7 +146,7 @@ impl<L: PoolLedger, P: ReadsPools> Reader<'_, L, P> {
     /// Where the ledger can't be read or written. What the provider did wrong is no error here: it is written down.
     pub async fn sync(&self, gone: &BTreeSet<E164>) -> Answer<Synced> {
         for _ in 0..TRIES {
-            let mut begun = self.ledger.begin(self.account, self.model).await?;
+            let mut begun = self.ledger.begin_reading(self.account, self.model).await?;
             begun.known.doubted.extend(gone.iter().cloned());
             let reading = self.provider.assistant(self.model).await;
             let plan = plan(&begun.known, &reading);

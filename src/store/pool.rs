@@ -78,7 +78,7 @@ impl PoolLedger for PgPool {
         models.iter().map(|model| ModelId::parse(model).map_err(|_| unreadable("an agent's id"))).collect()
     }
 
-    async fn begin(&self, account: &AccountName, model: &ModelId) -> Result<Begun, LedgerError> {
+    async fn begin_reading(&self, account: &AccountName, model: &ModelId) -> Result<Begun, LedgerError> {
         let row = sqlx::query(
             "insert into outdial.agents as a (model_id, account, sync_wanted) values ($1, $2, false)
              on conflict (model_id) do update set account = excluded.account, sync_wanted = false

@@ -9,6 +9,9 @@
 mod commands;
 mod intake;
 mod publishing;
+mod ends;
+mod pool;
+mod provider_side;
 mod reading;
 mod refusals;
 mod routing;
