@@ -111,3 +111,52 @@ async fn check_tells_what_holds_and_what_does_not() {
     }
     assert!(!told.contains("wrong-key"), "{told}");
 }
+
+/// A worker that can't start says what, where and the mend, and leaves with 1. What waiting might mend it waits for
+/// (60 s); what it can't, it says at once.
+#[tokio::test]
+async fn a_worker_that_cannot_start_says_why() {
+    let (database, vhost) = (database().await, vhost().await);
+    let taken = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let taken = taken.local_addr().unwrap().to_string();
+    let (scheme, rest) = vhost.url.split_once("://").unwrap();
+    let wrong_broker_user = format!("{scheme}://nobody:hunter2@{}", rest.split_once('@').unwrap().1);
+    let wrong_database = format!("{}_gone", database.url);
+    let good = [
+        ("DATABASE_URL", database.url.as_str()),
+        ("AMQP_URL", vhost.url.as_str()),
+        ("SYNTHFLOW_API_KEY", "sandbox-key"),
+        ("SYNTHFLOW_BASE_URL", "http://127.0.0.1:1/v2"),
+        ("OUTDIAL__HTTP__LISTEN", "127.0.0.1:0"),
+    ];
+    let cases = [
+        (
+            "DATABASE_URL",
+            wrong_database.as_str(),
+            &["does not exist", "correct the user, password or name"][..],
+        ),
+        ("AMQP_URL", wrong_broker_user.as_str(), &["refuses the connection", "nobody"]),
+        ("OUTDIAL__HTTP__LISTEN", taken.as_str(), &["http.listen", taken.as_str()]),
+        ("OUTDIAL__HTTP__LISTEN", "0.0.0.0:0", &["no token is set", "OUTDIAL_API_TOKEN"]),
+        (
+            "SYNTHFLOW_BASE_URL",
+            "https://api.us.synthflow.ai",
+            &["doesn't end in /v2", "https://api.eu.synthflow.ai/v2"],
+        ),
+    ];
+    for (name, value, expected) in cases {
+        let env = good.map(|(key, good)| (key, if key == name { value } else { good }));
+        let (code, told) = run(&["worker"], &env).await;
+        assert_eq!(code, Some(1), "{name}={value}: {told}");
+        for text in expected {
+            assert!(told.contains(text), "{name}={value}: {text} in\n{told}");
+        }
+        assert!(!told.contains("hunter2"), "{told}");
+    }
+
+    let pool = seeded::pool(&database.url).await;
+    seeded::run(&pool, "delete from outdial.schema_steps where version = 4").await;
+    let (code, told) = run(&["worker"], &good).await;
+    assert_eq!(code, Some(1), "{told}");
+    assert!(told.contains("0004 stops missing") && told.contains("mend:  outdial migrate"), "{told}");
+}
