@@ -17,6 +17,7 @@ pub mod pick;
 pub mod place;
 pub mod pool;
 pub mod rules;
+pub mod slots;
 pub mod states;
 pub mod text;
 pub mod usage;
