@@ -21,9 +21,6 @@ type Answer<T> = Result<T, sqlx::Error>;
 const CAMPAIGN: i16 = 2;
 const NUMBER: i16 = 3;
 
-/// Waiting jobs looked at again by one statement after the windows may have changed.
-const REJUDGE_BATCH: i32 = 5_000;
-
 /// What `apply` did.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Applied {
@@ -86,19 +83,7 @@ pub async fn apply(pool: &PgPool, source: &str, settings: Settings, by: &str) ->
         .await?;
     sqlx::query("select outdial.raise_epoch()").execute(&mut *transaction).await?;
     transaction.commit().await?;
-    rejudge(pool).await?;
     Ok(Applied::New(version))
-}
-
-/// Jobs that wait for a window are judged again by the new ones.
-async fn rejudge(pool: &PgPool) -> Answer<()> {
-    loop {
-        let looked_at: i32 =
-            sqlx::query_scalar("select outdial.rejudge($1)").bind(REJUDGE_BATCH).fetch_one(pool).await?;
-        if looked_at < REJUDGE_BATCH {
-            return Ok(());
-        }
-    }
 }
 
 #[derive(Debug, Serialize)]

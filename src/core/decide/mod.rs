@@ -254,3 +254,10 @@ impl Tier {
         }
     }
 }
+
+#[cfg(test)]
+#[expect(clippy::unwrap_used, clippy::panic, reason = "a test ends where its ground gives way")]
+mod reference;
+#[cfg(test)]
+#[expect(clippy::unwrap_used, clippy::panic, reason = "a test ends where its ground gives way")]
+mod tests;

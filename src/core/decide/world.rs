@@ -1,7 +1,7 @@
 //! What a decision is made from: the job's class, and what is known of the world at that moment.
 
 use std::collections::{BTreeSet, HashMap};
-use std::sync::Arc;
+use std::sync::{Arc, LazyLock, Mutex, PoisonError};
 
 use crate::core::ids::{AccountName, Brand, CampaignId, ModelId, RoutingVersion};
 use crate::core::phone::{E164, place_of};
@@ -61,8 +61,7 @@ pub struct PoolNumber {
 impl Pool {
     pub fn new(state: PoolState, numbers: impl IntoIterator<Item = E164>) -> Self {
         let unique: BTreeSet<E164> = numbers.into_iter().collect();
-        let numbers: Vec<_> =
-            unique.into_iter().map(|number| PoolNumber { place: place_of(&number), number }).collect();
+        let numbers = placed(unique);
         let countries = numbers.iter().filter_map(|n| n.place.country).collect();
         let mut by_region: HashMap<Region, Vec<u32>> = HashMap::new();
         for (at, region) in (0..).zip(&numbers).filter_map(|(at, n)| Some((at, n.place.region?))) {
@@ -92,6 +91,25 @@ impl Pool {
     pub fn in_region(&self, region: &Region) -> impl Iterator<Item = &PoolNumber> {
         self.by_region.get(region).into_iter().flatten().filter_map(|&at| self.numbers.get(at as usize))
     }
+}
+
+/// Places of numbers that stood in a pool before. Pools are read again and again, digits always tell the same, and
+/// libphonenumber takes some 20 µs to say what.
+static PLACES: LazyLock<Mutex<HashMap<E164, Place>>> = LazyLock::new(Mutex::default);
+/// More are forgotten, all at once.
+const PLACES_MAX: usize = 200_000;
+
+fn placed(numbers: BTreeSet<E164>) -> Vec<PoolNumber> {
+    // Nothing that panics runs under the lock, and an entry is never wrong.
+    let mut places = PLACES.lock().unwrap_or_else(PoisonError::into_inner);
+    if places.len() + numbers.len() > PLACES_MAX {
+        places.clear();
+    }
+    let place = |number: E164| {
+        let place = *places.entry(number.clone()).or_insert_with_key(place_of);
+        PoolNumber { number, place }
+    };
+    numbers.into_iter().map(place).collect()
 }
 
 words!(
