@@ -267,24 +267,30 @@ begin
     end if;
 end $$;
 
--- Takes grants out of the logs, as if they had never been made: only for calls of which nothing was sent.
-create function outdial.drop_grants(p_thing int[], p_slot timestamptz[]) returns void language plpgsql as $$
+-- Mends the logs. A grant without a new slot is taken out, as if it had never been made: only for calls of which nothing
+-- was sent. One with a new slot is moved there: for calls that arrived, or may have arrived, later than their slot said.
+-- Under the locks of the things.
+create function outdial.mend_grants(p_thing int[], p_slot timestamptz[], p_new timestamptz[]) returns void language plpgsql as $$
 declare
     r record;
     v_from bigint;
     v_keep timestamptz[];
 begin
-    for r in select thing, array_agg(slot order by slot) slots from unnest(p_thing, p_slot) d(thing, slot)
-             where thing is not null group by thing order by thing loop
+    for r in select thing, array_agg(slot order by slot) slots, array_agg(new order by new) filter (where new is not null) news
+             from unnest(p_thing, p_slot, p_new) d(thing, slot, new) where thing is not null group by thing order by thing loop
         select min(t.ordinal) into v_from
         from (select ordinal, slot from outdial.grants where thing_no = r.thing order by ordinal desc limit 10000) t
         where t.slot >= r.slots[1];
+        -- Not logged: the thing has no windows.
         continue when v_from is null;
         v_keep := array(
-            select t.slot from (select slot, row_number() over (partition by slot) as nth
-                                from outdial.grants where thing_no = r.thing and ordinal >= v_from) t
-            where t.nth > (select count(*) from unnest(r.slots) s where s = t.slot)
-            order by t.slot);
+            select s from (
+                select t.slot s from (select slot, row_number() over (partition by slot) as nth
+                                      from outdial.grants where thing_no = r.thing and ordinal >= v_from) t
+                where t.nth > (select count(*) from unnest(r.slots) x where x = t.slot)
+                union all
+                select n from unnest(r.news) n) u
+            order by s);
         delete from outdial.grants where thing_no = r.thing and ordinal >= v_from;
         insert into outdial.grants (thing_no, ordinal, slot)
         select r.thing, v_from + k.ord - 1, k.slot from unnest(v_keep) with ordinality k(slot, ord);
@@ -323,7 +329,7 @@ begin
         from (select thing_no, count(*) n from things group by thing_no) f where l.thing_no = f.thing_no
     )
     select array_agg(thing_no), array_agg(slot), (select count(*) from gone) into v_drop_thing, v_drop_slot, v_n from things;
-    perform outdial.drop_grants(v_drop_thing, v_drop_slot);
+    perform outdial.mend_grants(v_drop_thing, v_drop_slot, array_fill(null::timestamptz, array[cardinality(v_drop_slot)]));
     return v_n;
 end $$;
 
@@ -395,36 +401,38 @@ begin
 end $$;
 
 -- What became of POSTs. Outcomes: placed; unknown; refused (the provider will not place it); retry (known not placed,
--- the job waits until p_ready); unsent (authorised, but no byte was sent: as if it had never been tried).
+-- the job waits until p_ready); unsent (authorised, but no byte was sent: the attempt is taken back).
 -- Signals, of the account: ok (it answered), busy (429), unknown or unreachable, null (says nothing).
+-- p_arrived: the call may have arrived as late as then, which is later than its slot and the slack allow; its grants are
+-- moved, so that the next calls keep their distance from when it was really made.
 -- Answers the campaigns that five refusals in a row have reached. Running it again changes nothing.
 create function outdial.settle(
     p_attempt uuid[], p_outcome text[], p_call_id text[], p_http_status smallint[], p_error text[], p_reason text[],
-    p_ready timestamptz[], p_signal text[], p_backoff_ms int[], p_events text[]
+    p_ready timestamptz[], p_signal text[], p_backoff_ms int[], p_arrived timestamptz[], p_slack interval, p_events text[]
 ) returns table (campaign_id text, refused_in_a_row int) language plpgsql as $$
 #variable_conflict use_column
 declare
     v_now timestamptz;
     v_things int[];
-    v_drop_thing int[];
-    v_drop_slot timestamptz[];
-    v_accounts text[];
+    v_mend_thing int[];
+    v_mend_slot timestamptz[];
+    v_mend_new timestamptz[];
 begin
     select array_agg(distinct t) into v_things
-    from unnest(p_attempt, p_outcome) o(attempt, outcome)
+    from unnest(p_attempt, p_outcome, p_arrived) o(attempt, outcome, arrived)
     join outdial.live l on l.attempt_id = o.attempt
     cross join lateral (values (l.number_thing), (l.campaign_thing), (l.account_thing)) v(t)
-    where o.outcome in ('retry', 'refused', 'unsent') and t is not null;
+    where (o.outcome in ('retry', 'refused', 'unsent') or o.arrived is not null) and t is not null;
     if v_things is not null then
         perform 1 from outdial.limits l where l.thing_no = any (v_things) order by l.thing_no for update;
     end if;
     v_now := clock_timestamp();
 
     with said as (
-        select * from unnest(p_attempt, p_outcome, p_call_id, p_http_status, p_error, p_reason, p_ready)
-            o(attempt, outcome, call_id, http_status, error, reason, ready)
+        select * from unnest(p_attempt, p_outcome, p_call_id, p_http_status, p_error, p_reason, p_ready, p_arrived)
+            o(attempt, outcome, call_id, http_status, error, reason, ready, arrived)
     ), mine as materialized (
-        select l.*, s.outcome, s.call_id said_call_id, s.http_status, s.error, s.reason, s.ready
+        select l.*, s.outcome, s.call_id said_call_id, s.http_status, s.error, s.reason, s.ready, s.arrived
         from outdial.live l join said s on s.attempt = l.attempt_id
         -- `placed` already: the provider was heard elsewhere first; only what is missing is added.
         where l.state in ('submitting', 'unknown') and not (l.state = 'unknown' and s.outcome = 'unknown')
@@ -445,7 +453,7 @@ begin
             state = case m.outcome when 'placed' then 'placed' when 'unknown' then 'dialing' when 'refused' then 'refused' else 'waiting' end,
             reason = case m.outcome when 'placed' then null when 'unknown' then 'unconfirmed' else m.reason end,
             due_at = case when m.outcome in ('retry', 'unsent') then m.ready end,
-            placed = j.placed + (m.outcome = 'placed')::int,
+            placed = j.placed + (m.outcome = 'placed')::int, attempts = j.attempts - (m.outcome = 'unsent')::int,
             finished_at = case when m.outcome = 'refused' then v_now end,
             event_seq = j.event_seq + 1
         from mine m where j.job_no = m.job_no
@@ -459,12 +467,12 @@ begin
     ), over as (
         delete from outdial.live l using mine m where l.attempt_id = m.attempt_id and m.outcome in ('retry', 'refused', 'unsent')
     ), things as (
-        select v.t thing_no, m.slot, m.outcome from mine m
-        cross join lateral (values (number_thing), (campaign_thing), (account_thing)) v(t)
-        where m.outcome in ('retry', 'refused', 'unsent') and v.t is not null
+        select v.t thing_no, m.slot, m.outcome, m.arrived from mine m
+        cross join lateral (values (number_thing), (campaign_thing), (account_thing)) v(t) where v.t is not null
     ), freed as (
         update outdial.limits l set in_use = l.in_use - f.n
-        from (select thing_no, count(*) n from things group by thing_no) f where l.thing_no = f.thing_no
+        from (select thing_no, count(*) n from things where outcome in ('retry', 'refused', 'unsent') group by thing_no) f
+        where l.thing_no = f.thing_no
     ), told as (
         insert into outdial.outbox (type, subject, sequence, data, traceparent)
         select e.type, j.job_id, j.event_seq,
@@ -474,12 +482,13 @@ begin
         from mine m join jobs j using (job_no) join tried t on t.job_no = m.job_no and t.attempt_no = m.attempt_no
         cross join lateral (select case m.outcome when 'placed' then 'call.placed' when 'unknown' then 'call.unknown'
                                    when 'refused' then 'job.refused' else 'job.waiting' end) e(type)
-        where outdial.wants(p_events, e.type) order by m.job_no
+        where outdial.wants(p_events, e.type) and not (m.outcome = 'unsent' and m.reason = 'queued') order by m.job_no
     )
-    select array_agg(thing_no) filter (where outcome = 'unsent'), array_agg(slot) filter (where outcome = 'unsent')
-    into v_drop_thing, v_drop_slot from things;
-    if v_drop_thing is not null then
-        perform outdial.drop_grants(v_drop_thing, v_drop_slot);
+    select array_agg(thing_no), array_agg(slot), array_agg(case when outcome <> 'unsent' then arrived - p_slack end)
+    into v_mend_thing, v_mend_slot, v_mend_new
+    from things where outcome = 'unsent' or arrived > slot + p_slack;
+    if v_mend_thing is not null then
+        perform outdial.mend_grants(v_mend_thing, v_mend_slot, v_mend_new);
     end if;
 
     -- The account's health: what it said last counts; of a burst of 429s only the first doubles the wait.
@@ -506,6 +515,10 @@ begin
                              then v_now + make_interval(secs => 5 + random()) end
     from per_account p
     where a.name = p.account and (p.busy or p.unknown > 0 or (p.answered and a.unknown_in_a_row > 0) or (p.ok and a.busy_in_a_row > 0));
+
+    -- What was never sent was never tried.
+    delete from outdial.attempts a using unnest(p_attempt, p_outcome) o(attempt, outcome)
+    where o.outcome = 'unsent' and a.attempt_id = o.attempt and a.state = 'not_placed';
 
     return query
     with last as (
@@ -773,7 +786,8 @@ begin
                                array_fill('the worker died before it wrote the answer'::text, array[cardinality(v_attempts)]),
                                array_fill('unconfirmed'::text, array[cardinality(v_attempts)]),
                                array_fill(null::timestamptz, array[cardinality(v_attempts)]), array_fill(null::text, array[cardinality(v_attempts)]),
-                               array_fill(null::int, array[cardinality(v_attempts)]), p_events);
+                               array_fill(null::int, array[cardinality(v_attempts)]),
+                               array_fill(null::timestamptz, array[cardinality(v_attempts)]), interval '0', p_events);
         return query select v_worker, v_released, cardinality(v_attempts);
     end loop;
 end $$;

@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use chrono::{DateTime, TimeDelta, Utc};
 use tokio::signal::unix::{SignalKind, signal};
-use tokio::sync::{Notify, Semaphore, mpsc, watch};
+use tokio::sync::{Semaphore, mpsc, watch};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
@@ -20,13 +20,13 @@ use crate::config::{Config, Needs};
 use crate::core::decide::World;
 use crate::core::ids::CampaignId;
 use crate::core::job::JobOptions;
-use crate::core::ledger::SlotTerms;
 use crate::engine::dispatch::Dispatch;
 use crate::engine::health::{Health, Link};
 use crate::engine::intake::{Intake, IntakeCounts};
 use crate::engine::outbox;
 use crate::engine::place::Place;
 use crate::engine::ports::IntakeTerms;
+use crate::engine::sending::Sending;
 use crate::engine::tenure::Tenure;
 use crate::engine::upkeep::Upkeep;
 use crate::engine::world::WorldKeeper;
@@ -37,9 +37,7 @@ use accounts::Accounts;
 use gauges::Ringing;
 use meter::Meter;
 
-/// A slot is at least this far ahead: time to get leave.
-const LEAD: Duration = Duration::from_millis(20);
-/// A slot is at most this much further ahead; far less than the shortest window, so that nothing is lost by it, and
+/// A slot is at most this much further ahead than leave takes to get; far less than the shortest window, so that nothing is lost by it, and
 /// short enough that a job behind it hardly notices.
 const HORIZON: Duration = Duration::from_millis(100);
 
@@ -142,7 +140,8 @@ impl Running {
         health.routing(Some(world.version.0).filter(|v| *v > 0));
         let (world_tx, world) = watch::channel(Arc::new(world));
         let running = Self { ledger, health, stages: TaskTracker::new(), keepers, keepers_stop };
-        let bell = Arc::new(Notify::new());
+        let most = usize::try_from(config.worker.max_inflight).unwrap_or(usize::MAX);
+        let sending = Arc::new(Sending::new(most));
 
         let keeper = WorldKeeper {
             ledger: Arc::clone(&running.ledger),
@@ -153,13 +152,13 @@ impl Running {
         };
         running.keepers.spawn(keeper.keep(control, running.keepers_stop.clone()));
         running.keep_tenure(&tenure, lease);
-        running.place(config, &world, &tenure, &accounts, &metrics, &bell, &stop);
-        running.upkeep(config, &world, &bell, &stop);
+        running.place(config, &world, &tenure, &accounts, &metrics, &sending, &stop);
+        running.upkeep(config, &world, &sending, &stop);
         accounts.watch(config, &world, &running.stages, &stop).await;
         gauges::start(&running.ledger, &metrics, &tenure, &running.keepers, &running.keepers_stop);
         let settings =
             broker::Settings { target, declare: config.amqp.declare, prefetch: config.amqp.prefetch };
-        running.talk_to_broker(config, settings, &world, &tenure, &metrics, &bell, &stop);
+        running.talk_to_broker(config, settings, &world, &tenure, &metrics, &sending, &stop);
         tracing::info!(worker.no = running.ledger.worker_no(), dry_run, "worker.started");
         Ok(running)
     }
@@ -178,7 +177,7 @@ impl Running {
         tenure: &Arc<Tenure>,
         accounts: &Arc<Accounts>,
         metrics: &Arc<Metrics>,
-        bell: &Arc<Notify>,
+        sending: &Arc<Sending>,
         stop: &CancellationToken,
     ) {
         let inflight = usize::try_from(config.worker.max_inflight).unwrap_or(usize::MAX);
@@ -187,12 +186,13 @@ impl Running {
             ledger: Arc::clone(&self.ledger),
             world: world.clone(),
             tenure: Arc::clone(tenure),
-            terms: SlotTerms { lead: LEAD, horizon: HORIZON, slack: config.limits.slack },
+            horizon: HORIZON,
+            slack: config.limits.slack,
             accounts: accounts.limits(),
             accounts_here: Arc::clone(accounts) as _,
             inflight: Arc::new(Semaphore::new(inflight)),
             placing,
-            bell: Arc::clone(bell),
+            sending: Arc::clone(sending),
         };
         self.stages.spawn(dispatch.run(Box::new(rand::random), stop.clone()));
         let place = Place {
@@ -203,7 +203,7 @@ impl Running {
             world: world.clone(),
             tenure: Arc::clone(tenure),
             slack: config.limits.slack,
-            bell: Arc::clone(bell),
+            sending: Arc::clone(sending),
         };
         self.stages.spawn(place.run(ready, stop.clone()));
     }
@@ -212,14 +212,14 @@ impl Running {
         &self,
         config: &Config,
         world: &watch::Receiver<Arc<World>>,
-        bell: &Arc<Notify>,
+        sending: &Arc<Sending>,
         stop: &CancellationToken,
     ) {
         let upkeep = Upkeep {
             ledger: Arc::clone(&self.ledger),
             world: world.clone(),
             lease: config.worker.lease,
-            bell: Arc::clone(bell),
+            sending: Arc::clone(sending),
         };
         self.stages.spawn(upkeep.run(stop.clone()));
     }
@@ -232,13 +232,13 @@ impl Running {
         world: &watch::Receiver<Arc<World>>,
         tenure: &Arc<Tenure>,
         metrics: &Arc<Metrics>,
-        bell: &Arc<Notify>,
+        sending: &Arc<Sending>,
         stop: &CancellationToken,
     ) {
         let (gate, opened) = watch::channel(true);
         let counts = Arc::new(IntakeCounts::default());
         let intake = Intake {
-            ledger: Arc::new(Ringing { ledger: Arc::clone(&self.ledger), bell: Arc::clone(bell) }),
+            ledger: Arc::new(Ringing { ledger: Arc::clone(&self.ledger), sending: Arc::clone(sending) }),
             terms: Arc::new(Terms { world: world.clone(), tenure: Arc::clone(tenure) }),
             options: JobOptions {
                 unknown_fields: config.intake.unknown_fields,

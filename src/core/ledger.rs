@@ -167,6 +167,9 @@ pub struct Settlement {
     /// For people: bounded, phone numbers masked.
     pub error: Option<String>,
     pub signal: Option<Signal>,
+    /// The call may have arrived as late as then, which is later than its slot and the slack allow. The limits keep
+    /// their distance from it.
+    pub arrived_by: Option<DateTime<Utc>>,
 }
 
 #[derive(Debug, Clone, PartialEq)]

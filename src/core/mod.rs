@@ -8,6 +8,7 @@ pub mod ending;
 pub mod ends;
 pub mod events;
 pub mod fair;
+pub mod flow;
 pub mod ids;
 pub mod job;
 pub mod ledger;

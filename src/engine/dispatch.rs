@@ -12,10 +12,11 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use chrono::{DateTime, TimeDelta, Utc};
-use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore, mpsc, watch};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, watch};
 use tokio_util::sync::CancellationToken;
 
 use super::ledger::{DispatchLedger, LedgerError};
+use super::sending::{Sending, Unsent};
 use super::tenure::Tenure;
 use crate::clock;
 use crate::core::decide::World;
@@ -41,15 +42,35 @@ const READ_EVERY: Duration = Duration::from_secs(1);
 /// The most slots asked for in one statement.
 pub const ASKS_MAX: usize = 256;
 
-/// A job with a slot, on its way to be placed. It holds its place among those in flight until it is settled.
+/// A job with a slot.
 #[derive(Debug)]
-pub struct Ready {
+pub struct Slotted {
     pub reserved: Reserved,
     pub pick: Pick,
     pub version: RoutingVersion,
     /// The campaign's window, where it has one, closes then.
     pub window_until: Option<DateTime<Utc>>,
+}
+
+impl Slotted {
+    pub fn account(&self) -> &AccountName {
+        &self.pick.ask.account
+    }
+
+    /// The caller ID; `None`: the agent's own default.
+    pub fn number(&self) -> Option<&E164> {
+        self.pick.ask.number.as_ref()
+    }
+}
+
+/// On its way to be placed.
+#[derive(Debug)]
+pub struct Ready {
+    pub job: Slotted,
+    /// Its place among those in flight, until it is settled.
     pub permit: OwnedSemaphorePermit,
+    /// Dropped when its POST begins.
+    pub unsent: Unsent,
 }
 
 /// What this process may do with an account, whatever the ledger says.
@@ -66,7 +87,9 @@ pub struct Dispatch<L> {
     pub ledger: Arc<L>,
     pub world: watch::Receiver<Arc<World>>,
     pub tenure: Arc<Tenure>,
-    pub terms: SlotTerms,
+    /// A slot is at most this much further ahead than leave takes.
+    pub horizon: Duration,
+    pub slack: Duration,
     /// The accounts' limits, of the configuration.
     pub accounts: HashMap<AccountName, Limits>,
     /// Whether this worker may send with an account, and whom it may call.
@@ -74,8 +97,7 @@ pub struct Dispatch<L> {
     /// As many permits as calls may be under way in this process.
     pub inflight: Arc<Semaphore>,
     pub placing: mpsc::Sender<Ready>,
-    /// Rung when there may be something new to dial.
-    pub bell: Arc<Notify>,
+    pub sending: Arc<Sending>,
 }
 
 /// What it keeps from pass to pass.
@@ -129,17 +151,22 @@ impl<L: DispatchLedger> Dispatch<L> {
             }
             tokio::select! {
                 () = stop.cancelled() => {}
-                () = self.bell.notified() => {}
+                () = self.sending.bell.notified() => {}
                 changed = self.world.changed() => if changed.is_err() { return },
                 () = tokio::time::sleep(wait) => {}
             }
         }
     }
 
+    fn terms(&self) -> SlotTerms {
+        SlotTerms { lead: self.sending.lead(), horizon: self.horizon, slack: self.slack }
+    }
+
     /// How long until a slot at `date` is within the horizon.
     fn until(&self, date: DateTime<Utc>) -> Duration {
         let Some(reading) = self.tenure.now() else { return IDLE };
-        let ahead = TimeDelta::from_std(self.terms.lead + self.terms.horizon).unwrap_or_default();
+        let terms = self.terms();
+        let ahead = TimeDelta::from_std(terms.lead + terms.horizon).unwrap_or_default();
         (date - ahead - reading.now)
             .to_std()
             .unwrap_or(Duration::from_millis(1))

@@ -67,7 +67,11 @@ pub trait PlaceLedger: Send + Sync + 'static {
     /// Hands reservations back, as if they had never been made.
     fn release(&self, jobs: &[JobNo]) -> impl Future<Output = Answer<()>> + Send;
     /// Gives the campaigns that the provider has refused five times in a row.
-    fn settle(&self, settlements: &[Settlement]) -> impl Future<Output = Answer<Vec<CampaignId>>> + Send;
+    fn settle(
+        &self,
+        slack: Duration,
+        settlements: &[Settlement],
+    ) -> impl Future<Output = Answer<Vec<CampaignId>>> + Send;
 }
 
 /// A worker's life.

@@ -10,31 +10,32 @@ use std::future::Future;
 use std::sync::Arc;
 use std::time::Duration;
 
-use chrono::{DateTime, Utc};
+use chrono::{DateTime, TimeDelta, Utc};
 use serde_json::json;
-use tokio::sync::{Notify, mpsc, watch};
+use tokio::sync::{mpsc, watch};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use super::batch::Batcher;
-use super::dispatch::Ready;
+use super::dispatch::{Ready, Slotted};
 use super::fence::Fence;
 use super::ledger::{LedgerError, PlaceLedger};
+use super::sending::{Sending, Unsent};
 use super::tenure::Tenure;
 use crate::clock;
 use crate::core::call::{ATTEMPT_VARIABLE, PlaceCall};
 use crate::core::decide::World;
 use crate::core::ids::{AccountName, AttemptId, CampaignId, JobNo, ModelId};
 use crate::core::ledger::{Authorised, Became, Leave, NoLeave, Settlement};
-use crate::core::outcome::{NotPlaced, PlaceOutcome, Sent, Verdict, judge};
+use crate::core::outcome::{NotPlaced, NotSentCause, PlaceOutcome, Sent, Verdict, judge};
 use crate::core::phone::{E164, place_of};
 use crate::core::states::Reason;
 
 /// The most to a statement.
 const BATCH_MAX: usize = 256;
-/// Leave is asked for this long before the slot: about a commit.
-const LEAVE_AHEAD: Duration = Duration::from_millis(15);
+/// Of the slack, the part that is left for a request's way to the provider: it leaves before, or not at all.
+const TRANSIT_SHARE: u32 = 2;
 /// Between two tries to write down what became of a POST.
 const WRITE_AGAIN: Duration = Duration::from_millis(500);
 /// A callee's pool could not be read again after the provider refused the caller ID.
@@ -97,8 +98,7 @@ pub struct Place<L, C, D, M> {
     pub world: watch::Receiver<Arc<World>>,
     pub tenure: Arc<Tenure>,
     pub slack: Duration,
-    /// Rung when a job waits again.
-    pub bell: Arc<Notify>,
+    pub sending: Arc<Sending>,
 }
 
 /// Everything one job's placing needs.
@@ -135,27 +135,37 @@ impl<L: PlaceLedger, C: Caller, D: Desk, M: PlaceMeter> Place<L, C, D, M> {
 }
 
 impl<L: PlaceLedger, C: Caller, D: Desk, M: PlaceMeter> Desks<L, C, D, M> {
-    async fn place(&self, job: Ready) {
-        if !self.wait_for(job.reserved.slot, LEAVE_AHEAD).await {
-            return self.hand_back(&job, "draining").await;
+    async fn place(&self, ready: Ready) {
+        let Ready { job, permit, unsent } = ready;
+        self.place_in_slot(&job, unsent).await;
+        drop(permit);
+        self.parts.sending.freed();
+    }
+
+    async fn place_in_slot(&self, job: &Slotted, unsent: Unsent) {
+        let sending = &self.parts.sending;
+        if !self.wait_for(job.reserved.slot, sending.lead()).await {
+            return self.hand_back(job, "draining").await;
         }
         let attempt = AttemptId(uuid::Uuid::now_v7());
-        let leave = self.leave_for(&job, attempt);
-        match self.leave.ask(leave).await {
+        let asked = clock::monotonic();
+        let leave = self.leave.ask(self.leave_for(job, attempt)).await;
+        sending.leave_took(asked.elapsed());
+        match leave {
             Ok(Ok(Authorised::Go { .. })) => {}
-            Ok(Ok(Authorised::No(why))) => return self.no_leave(&job, why).await,
+            Ok(Ok(Authorised::No(why))) => return self.no_leave(job, why).await,
             Ok(Err(_)) | Err(_) => {
                 // Whether it was committed is not known, but nothing was sent: both ends are tidied up.
-                self.write(unsent(attempt, Reason::Queued)).await;
-                return self.hand_back(&job, "unavailable").await;
+                self.write(nothing_sent(attempt)).await;
+                return self.hand_back(job, "unavailable").await;
             }
         }
-        let verdict = self.send(&job, attempt).await;
-        let settlement = self.meaning(&job, attempt, verdict).await;
+        let (verdict, arrived_by) = self.send(job, attempt, unsent).await;
+        let settlement = Settlement { arrived_by, ..self.meaning(job, attempt, verdict).await };
         let placed = matches!(settlement.became, Became::Placed { .. });
         self.write(settlement).await;
         if placed {
-            self.parts.desk.placed(&job.pick.ask.account);
+            self.parts.desk.placed(job.account());
         }
     }
 
@@ -170,7 +180,7 @@ impl<L: PlaceLedger, C: Caller, D: Desk, M: PlaceMeter> Desks<L, C, D, M> {
         }
     }
 
-    fn leave_for(&self, job: &Ready, attempt: AttemptId) -> Leave {
+    fn leave_for(&self, job: &Slotted, attempt: AttemptId) -> Leave {
         let plan = &job.pick.plan;
         let source = plan.tiers.get(job.pick.tier).map(|tier| &tier.source);
         Leave {
@@ -185,17 +195,20 @@ impl<L: PlaceLedger, C: Caller, D: Desk, M: PlaceMeter> Desks<L, C, D, M> {
         }
     }
 
-    async fn no_leave(&self, job: &Ready, why: NoLeave) {
+    async fn no_leave(&self, job: &Slotted, why: NoLeave) {
         match why {
             NoLeave::Gone => self.parts.meter.unused("gone"),
             // What this worker held is taken over; handing it back is not ours to do.
             NoLeave::Fenced => self.parts.meter.unused("fenced"),
-            NoLeave::Late => self.hand_back(job, "late").await,
+            NoLeave::Late => {
+                self.parts.sending.missed();
+                self.hand_back(job, "late").await;
+            }
             NoLeave::Stopped(_) => self.hand_back(job, "stopped").await,
         }
     }
 
-    async fn hand_back(&self, job: &Ready, why: &'static str) {
+    async fn hand_back(&self, job: &Slotted, why: &'static str) {
         self.parts.meter.unused(why);
         while let Ok(Err(error)) = self.release.ask(job.reserved.job_no).await {
             if matches!(error, LedgerError::Refused(_)) {
@@ -204,38 +217,66 @@ impl<L: PlaceLedger, C: Caller, D: Desk, M: PlaceMeter> Desks<L, C, D, M> {
             }
             tokio::time::sleep(WRITE_AGAIN).await;
         }
-        self.parts.bell.notify_one();
+        self.parts.sending.bell.notify_one();
     }
 
-    /// The POST itself, between the slot's beginning and the end of its slack.
-    async fn send(&self, job: &Ready, attempt: AttemptId) -> Verdict {
-        let from = job.pick.ask.number.as_ref();
-        let late = judge(&Sent::NotSent(crate::core::outcome::NotSentCause::TooLate), from.is_some());
+    /// The POST itself, between the slot's beginning and the end of its slack. Gives also by when the call has arrived,
+    /// if that may be later than the slack allows.
+    async fn send(
+        &self,
+        job: &Slotted,
+        attempt: AttemptId,
+        unsent: Unsent,
+    ) -> (Verdict, Option<DateTime<Utc>>) {
+        let Place { tenure, slack, sending, .. } = &self.parts;
         let slot = job.reserved.slot;
-        if let Some(opens) = self.parts.tenure.opens(slot) {
+        if let Some(opens) = tenure.opens(slot) {
             tokio::time::sleep_until(opens).await;
         }
-        if let Some(number) = from {
-            let limits = self.parts.world.borrow().rules.number_limits(number);
-            if !self.fence.admits(number, limits) {
-                self.parts.meter.violation();
-                tracing::error!(number.masked = %number.masked(), job.id = %job.reserved.job_id, "limit.violation.prevented");
-                return late;
-            }
-        }
-        let Some(closes) = self.parts.tenure.closes(slot, self.parts.slack) else { return late };
-        let account = &job.pick.ask.account;
+        let closes = tenure.closes(slot, *slack - *slack / TRANSIT_SHARE);
+        let Some(closes) = closes.filter(|at| *at > clock::monotonic() && self.fence_admits(job)) else {
+            sending.missed();
+            return (judge(&Sent::NotSent(NotSentCause::TooLate), true), None);
+        };
         let call = call_of(job, attempt);
         let began = clock::monotonic();
-        let sent = self.parts.caller.place(account, &call, closes).await;
-        let verdict = judge(&sent, from.is_some());
-        self.parts.meter.answered(account, verdict.http_status, began.elapsed());
-        verdict
+        drop(unsent);
+        let sent = self.parts.caller.place(job.account(), &call, closes).await;
+        match &sent {
+            Sent::NotSent(NotSentCause::TooLate) => sending.missed(),
+            Sent::NotSent(_) | Sent::Unclear(_) | Sent::Answered(_) => sending.met(),
+        }
+        let arrived_by = match sent {
+            Sent::Answered(_) => self.late(slot),
+            Sent::NotSent(_) | Sent::Unclear(_) => None,
+        };
+        let verdict = judge(&sent, job.number().is_some());
+        self.parts.meter.answered(job.account(), verdict.http_status, began.elapsed());
+        (verdict, arrived_by)
+    }
+
+    /// Now, if that is later than a call in this slot should have arrived: an answer tells that it has arrived before.
+    fn late(&self, slot: DateTime<Utc>) -> Option<DateTime<Utc>> {
+        let reading = self.parts.tenure.now()?;
+        let by = reading.now + TimeDelta::from_std(reading.error).ok()?;
+        (by > slot + TimeDelta::from_std(self.parts.slack).ok()?).then_some(by)
+    }
+
+    fn fence_admits(&self, job: &Slotted) -> bool {
+        let Some(number) = job.number() else { return true };
+        let limits = self.parts.world.borrow().rules.number_limits(number);
+        let admits = self.fence.admits(number, limits);
+        if !admits {
+            self.parts.meter.violation();
+            let job_id = &job.reserved.job_id;
+            tracing::error!(number.masked = %number.masked(), job.id = %job_id, "limit.violation.prevented");
+        }
+        admits
     }
 
     /// What a verdict means for the job, and for whom else.
-    async fn meaning(&self, job: &Ready, attempt: AttemptId, verdict: Verdict) -> Settlement {
-        let account = &job.pick.ask.account;
+    async fn meaning(&self, job: &Slotted, attempt: AttemptId, verdict: Verdict) -> Settlement {
+        let account = job.account();
         let model = &job.pick.plan.model;
         let desk = &self.parts.desk;
         let became = match &verdict.outcome {
@@ -249,8 +290,7 @@ impl<L: PlaceLedger, C: Caller, D: Desk, M: PlaceMeter> Desks<L, C, D, M> {
                 Became::Retry { reason: Reason::AgentUnavailable, ready_in: None }
             }
             PlaceOutcome::NotPlaced(NotPlaced::CallerIdRejected) => {
-                let number = job.pick.ask.number.as_ref();
-                let attached = match number {
+                let attached = match job.number() {
                     Some(number) => desk.still_attached(account, model, number).await,
                     None => Some(true),
                 };
@@ -269,6 +309,7 @@ impl<L: PlaceLedger, C: Caller, D: Desk, M: PlaceMeter> Desks<L, C, D, M> {
             http_status: verdict.http_status,
             error: verdict.provider_error,
             signal: settle::signal(&verdict.outcome, verdict.http_status),
+            arrived_by: None,
         }
     }
 
@@ -283,17 +324,17 @@ impl<L: PlaceLedger, C: Caller, D: Desk, M: PlaceMeter> Desks<L, C, D, M> {
             tokio::time::sleep(WRITE_AGAIN).await;
         }
         if waits {
-            self.parts.bell.notify_one();
+            self.parts.sending.bell.notify_one();
         }
     }
 }
 
-fn unsent(attempt: AttemptId, reason: Reason) -> Settlement {
-    let became = Became::Unsent { reason, ready_in: None };
-    Settlement { attempt, became, http_status: None, error: None, signal: None }
+fn nothing_sent(attempt: AttemptId) -> Settlement {
+    let became = Became::Unsent { reason: Reason::Queued, ready_in: None };
+    Settlement { attempt, became, http_status: None, error: None, signal: None, arrived_by: None }
 }
 
-fn call_of(job: &Ready, attempt: AttemptId) -> PlaceCall {
+fn call_of(job: &Slotted, attempt: AttemptId) -> PlaceCall {
     let content = job.reserved.content.clone();
     let mut custom_variables = content.custom_variables;
     custom_variables.push((ATTEMPT_VARIABLE.to_owned(), attempt.to_string()));
@@ -301,7 +342,7 @@ fn call_of(job: &Ready, attempt: AttemptId) -> PlaceCall {
         model_id: job.pick.plan.model.clone(),
         phone: job.reserved.phone.clone(),
         name: job.reserved.name.clone(),
-        from_phone_number: job.pick.ask.number.clone(),
+        from_phone_number: job.number().cloned(),
         custom_variables,
         prompt: content.prompt,
         greeting: content.greeting,
@@ -311,7 +352,7 @@ fn call_of(job: &Ready, attempt: AttemptId) -> PlaceCall {
 }
 
 /// Why this number: stored with the attempt.
-fn decision(job: &Ready) -> serde_json::Value {
+fn decision(job: &Slotted) -> serde_json::Value {
     let tier = job.pick.plan.tiers.get(job.pick.tier);
     let mut said = json!({
         "routing_version": job.version.0,

@@ -4,10 +4,11 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use tokio::sync::{Notify, watch};
+use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
 use super::ledger::{LedgerError, UpkeepLedger};
+use super::sending::Sending;
 use crate::clock;
 use crate::core::decide::World;
 use crate::core::ids::{JobNo, RoutingVersion};
@@ -29,8 +30,8 @@ pub struct Upkeep<L> {
     pub world: watch::Receiver<Arc<World>>,
     /// `worker.lease`.
     pub lease: Duration,
-    /// Rung when jobs have become ready.
-    pub bell: Arc<Notify>,
+    /// Its bell is rung when jobs have become ready.
+    pub sending: Arc<Sending>,
 }
 
 impl<L: UpkeepLedger> Upkeep<L> {
@@ -74,7 +75,7 @@ impl<L: UpkeepLedger> Upkeep<L> {
         ready |= chunks(|| self.ledger.wake(CHUNK)).await?;
         chunks(|| self.ledger.expire(CHUNK)).await?;
         if ready {
-            self.bell.notify_one();
+            self.sending.bell.notify_one();
         }
         let (upto, _) = self.ledger.relabel(*cursor, CHUNK).await?;
         *cursor = upto.unwrap_or(JobNo(0));

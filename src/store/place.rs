@@ -72,7 +72,12 @@ impl PlaceLedger for Ledger {
             .map_err(ledger_error)
     }
 
-    async fn settle(&self, settlements: &[Settlement]) -> Result<Vec<CampaignId>, LedgerError> {
+    async fn settle(
+        &self,
+        slack: Duration,
+        settlements: &[Settlement],
+    ) -> Result<Vec<CampaignId>, LedgerError> {
+        let arrived: Vec<Option<DateTime<Utc>>> = settlements.iter().map(|s| s.arrived_by).collect();
         let attempts: Vec<Uuid> = settlements.iter().map(|s| s.attempt.0).collect();
         let outcomes: Vec<&str> = settlements.iter().map(|s| outcome(&s.became)).collect();
         let calls: Vec<Option<&str>> = settlements
@@ -94,8 +99,8 @@ impl PlaceLedger for Ledger {
             "select campaign_id from outdial.settle($1, $2, $3, $4, $5, $6,
                 array(select clock_timestamp() + w * interval '1 millisecond'
                       from unnest($7::bigint[]) with ordinality x(w, o) order by o),
-                $8, $9, $10)
-             where refused_in_a_row >= $11",
+                $8, $9, $10, $11, $12)
+             where refused_in_a_row >= $13",
         )
         .bind(attempts)
         .bind(outcomes)
@@ -106,6 +111,8 @@ impl PlaceLedger for Ledger {
         .bind(waits)
         .bind(signals)
         .bind(backoffs)
+        .bind(arrived)
+        .bind(interval(slack))
         .bind(self.events())
         .bind(REFUSALS_MAX)
         .fetch_all(&self.pool)

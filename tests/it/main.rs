@@ -12,6 +12,7 @@ mod publishing;
 mod ends;
 mod pool;
 mod provider_side;
+mod main_job;
 mod reading;
 mod refusals;
 mod routing;

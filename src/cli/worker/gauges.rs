@@ -3,13 +3,13 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use crate::core::ids::JobId;
 use crate::engine::intake::{Counts, IntakeCounts};
 use crate::engine::ports::{IntakeLedger, LedgerError, NewJob, Receipt};
+use crate::engine::sending::Sending;
 use crate::engine::tenure::Tenure;
 use crate::store::Ledger;
 use crate::telemetry::Metrics;
@@ -84,18 +84,18 @@ pub(super) fn intake(
     });
 }
 
-/// Rings `bell` whenever intake has committed jobs, so that an idle dispatch looks at once.
+/// Rings the bell whenever intake has committed jobs, so that an idle dispatch looks at once.
 #[derive(Debug)]
 pub(super) struct Ringing<L> {
     pub ledger: Arc<L>,
-    pub bell: Arc<Notify>,
+    pub sending: Arc<Sending>,
 }
 
 impl<L: IntakeLedger> IntakeLedger for Ringing<L> {
     async fn accept(&self, batch: &[NewJob]) -> Result<Vec<Receipt>, LedgerError> {
         let receipts = self.ledger.accept(batch).await?;
         if receipts.contains(&Receipt::New) {
-            self.bell.notify_one();
+            self.sending.bell.notify_one();
         }
         Ok(receipts)
     }

@@ -7,7 +7,7 @@ use chrono::{DateTime, TimeDelta, Utc};
 use chrono_tz::Tz;
 
 use super::classes::Standing;
-use super::{ASKS_MAX, COLLIDED, Dispatch, IDLE, Next, READ_EVERY, Ready, State};
+use super::{ASKS_MAX, COLLIDED, Dispatch, IDLE, Next, READ_EVERY, Ready, Slotted, State};
 use crate::clock;
 use crate::core::decide::{Class, Plan, World};
 use crate::core::ids::{ClassNo, JobNo};
@@ -73,10 +73,12 @@ impl<L: DispatchLedger> Dispatch<L> {
         let mut waits = Waits::default();
         let ended = self.end_classes(state, &heads).await?;
         let open = self.sort_out(state, &world, &heads, &mut waits).await?;
-        let capacity = self.inflight.available_permits().min(ASKS_MAX);
+        let capacity = self.inflight.available_permits().min(self.sending.room()).min(ASKS_MAX);
         let mut next = Next::In(IDLE);
         if !open.is_empty() && capacity > 0 {
             next = self.dial(state, &world, now, open, capacity, &mut waits).await?;
+        } else if !open.is_empty() {
+            self.sending.starve();
         }
         let soonest = waits.soonest(now);
         let news = state.classes.news(waits.statuses());
@@ -97,7 +99,7 @@ impl<L: DispatchLedger> Dispatch<L> {
         world: &World,
         now: DateTime<Utc>,
     ) -> Result<(), LedgerError> {
-        let horizon = TimeDelta::from_std(self.terms.lead + self.terms.horizon).unwrap_or_default();
+        let horizon = TimeDelta::from_std(self.sending.lead() + self.horizon).unwrap_or_default();
         state.book.begin(now, horizon);
         let all = state.usage_due.is_none_or(|due| clock::monotonic() >= due);
         let numbers: Vec<E164> = if all {
@@ -111,7 +113,7 @@ impl<L: DispatchLedger> Dispatch<L> {
             return Ok(());
         }
         let began = clock::monotonic();
-        for used in self.ledger.used(&numbers, self.terms.slack).await? {
+        for used in self.ledger.used(&numbers, self.slack).await? {
             let limits = world.rules.number_limits(&used.number);
             state.book.read(used, limits);
         }
@@ -343,7 +345,7 @@ impl<L: DispatchLedger> Dispatch<L> {
             return Ok(outcome);
         }
         let asks: Vec<_> = picked.picks.iter().map(|p| p.ask.clone()).collect();
-        let answers = self.ledger.reserve(world.version, self.terms, &asks).await?;
+        let answers = self.ledger.reserve(world.version, self.terms(), &asks).await?;
         let mut asked: HashMap<JobNo, Pick> = picked.picks.into_iter().map(|p| (p.ask.job_no, p)).collect();
         for answer in answers {
             match answer {
@@ -355,8 +357,8 @@ impl<L: DispatchLedger> Dispatch<L> {
                     outcome.granted += 1;
                     let window_until = windows.get(&reserved.job_no).copied();
                     let Ok(permit) = Arc::clone(&self.inflight).acquire_owned().await else { break };
-                    let ready =
-                        Ready { reserved: *reserved, pick, version: world.version, window_until, permit };
+                    let job = Slotted { reserved: *reserved, pick, version: world.version, window_until };
+                    let ready = Ready { job, permit, unsent: self.sending.begin() };
                     // The other end is gone only when the process stops: the drain hands the reservation back.
                     if self.placing.send(ready).await.is_err() {
                         break;

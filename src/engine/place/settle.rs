@@ -61,11 +61,12 @@ pub(super) fn settle_batches<L: PlaceLedger, C: Caller, D: Desk, M: PlaceMeter>(
 ) -> Batcher<Settlement, Done<()>> {
     let (ledger, meter, desk) =
         (Arc::clone(&place.ledger), Arc::clone(&place.meter), Arc::clone(&place.desk));
+    let slack = place.slack;
     Batcher::start(tracker, BATCH_MAX, move |settlements: Vec<Settlement>| {
         let (ledger, meter, desk) = (Arc::clone(&ledger), Arc::clone(&meter), Arc::clone(&desk));
         async move {
             let began = clock::monotonic();
-            let answer = ledger.settle(&settlements).await;
+            let answer = ledger.settle(slack, &settlements).await;
             meter.statement("settle", settlements.len(), began.elapsed(), answer.is_ok());
             match answer {
                 Ok(refused) => {

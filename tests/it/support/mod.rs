@@ -3,6 +3,7 @@
 
 mod binary;
 mod shared;
+pub mod stage;
 
 pub use binary::Outdial;
 pub use shared::Database;

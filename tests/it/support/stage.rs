@@ -1,0 +1,194 @@
+//! The whole of outdial on a stage: database, virtual host, sandbox, and as many workers as a test wants.
+
+use std::collections::HashMap;
+use std::time::Duration;
+
+use lapin::options::{BasicPublishOptions, ConfirmSelectOptions};
+use lapin::{BasicProperties, Connection, ConnectionProperties};
+use outdial::synthflow::sandbox::{LedgerEntry, Sandbox, SandboxConfig};
+use serde_json::{Value, json};
+use sqlx::{AssertSqlSafe, PgPool};
+
+use super::{Database, Outdial, Vhost, database, eventually, vhost};
+
+/// The sandbox's key of the account `default`.
+pub const KEY: &str = "sandbox-key";
+/// The agent of most tests.
+pub const AGENT: &str = "agent-1";
+
+pub struct Stage {
+    pub database: Database,
+    pub vhost: Vhost,
+    pub sandbox: Sandbox,
+    pub db: PgPool,
+}
+
+/// Numbers that libphonenumber takes for valid: Californian, n of them.
+pub fn callees(n: usize) -> impl Iterator<Item = String> {
+    (0..n).map(|i| format!("+1415{:03}{:04}", 200 + i / 10_000, i % 10_000))
+}
+
+/// The n-th number of a pool; 628 is Californian.
+pub fn number(n: usize) -> String {
+    format!("+1628666{:04}", 1000 + n)
+}
+
+pub fn numbers(n: usize) -> Vec<String> {
+    (0..n).map(number).collect()
+}
+
+/// A sandbox with one agent and the given pool, fast and generous.
+pub fn sandbox_config(pool: &[String]) -> SandboxConfig {
+    let listed: Vec<String> = pool.iter().map(|n| format!("{n:?}")).collect();
+    let text = format!(
+        "seed = 1\ntime_scale = 200.0\nlatency_ms = {{ min = 1, max = 5 }}\n\
+         [[account]]\nname = \"default\"\nkey = \"{KEY}\"\n\
+         [[agent]]\nmodel_id = \"{AGENT}\"\nname = \"Agent\"\naccount = \"default\"\nnumbers = [{}]\n",
+        listed.join(", ")
+    );
+    SandboxConfig::from_toml(&text).unwrap()
+}
+
+/// The rule that most tests route by: every attached number, least used first.
+pub const ANY_NUMBER: &str = "[[rule]]\nname = \"any\"\nstrategy = \"least_used\"\n";
+
+impl Stage {
+    pub async fn new(config: SandboxConfig) -> Self {
+        let (database, vhost) = (database().await, vhost().await);
+        let sandbox = Sandbox::start(config).await.unwrap();
+        let db = PgPool::connect(&database.url).await.unwrap();
+        Self { database, vhost, sandbox, db }
+    }
+
+    pub fn env(&self) -> HashMap<String, String> {
+        [
+            ("DATABASE_URL", self.database.url.clone()),
+            ("AMQP_URL", self.vhost.url.clone()),
+            ("SYNTHFLOW_BASE_URL", self.sandbox.base_url()),
+            ("SYNTHFLOW_API_KEY", KEY.to_owned()),
+            ("OUTDIAL__HTTP__LISTEN", "127.0.0.1:0".to_owned()),
+            ("OUTDIAL__CALLS__POLL", "200ms".to_owned()),
+            ("RUST_LOG", "info".to_owned()),
+        ]
+        .map(|(name, value)| (name.to_owned(), value))
+        .into()
+    }
+
+    pub fn start(&self, arguments: &[&str], more: &[(&str, &str)]) -> Outdial {
+        let mut env = self.env();
+        env.extend(more.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())));
+        let env: Vec<(&str, &str)> =
+            env.iter().map(|(name, value)| (name.as_str(), value.as_str())).collect();
+        Outdial::start(arguments, &env)
+    }
+
+    /// A worker, once it is at work.
+    pub async fn worker(&self, more: &[(&str, &str)]) -> Outdial {
+        let worker = self.start(&["worker"], more);
+        worker.line(Duration::from_secs(30), "worker.started").await;
+        worker
+    }
+
+    /// Runs a command to its end and gives what it printed.
+    pub async fn run(&self, arguments: &[&str]) -> String {
+        let (status, output) = self.start(arguments, &[]).wait(Duration::from_secs(30)).await;
+        assert!(status.success(), "outdial {arguments:?}: {status}\n{output}");
+        output
+    }
+
+    /// Applies routing: `calling_rules = "none"` is added to the defaults.
+    pub async fn route(&self, limits: &str, rest: &str) {
+        let text = format!("[defaults]\ncalling_rules = \"none\"\nnumber_limits = {{ {limits} }}\n{rest}");
+        let file = tempfile::NamedTempFile::new().unwrap();
+        std::fs::write(file.path(), text).unwrap();
+        self.run(&["routing", "apply", file.path().to_str().unwrap()]).await;
+    }
+
+    /// Publishes bodies with confirms.
+    pub async fn publish(&self, jobs: &[Value]) {
+        self.publish_raw(jobs.iter().map(|job| job.to_string().into_bytes())).await;
+    }
+
+    pub async fn publish_raw(&self, bodies: impl IntoIterator<Item = Vec<u8>>) {
+        let connection = Connection::connect(&self.vhost.url, ConnectionProperties::default()).await.unwrap();
+        let channel = connection.create_channel().await.unwrap();
+        channel.confirm_select(ConfirmSelectOptions::default()).await.unwrap();
+        let mut confirms = Vec::new();
+        for body in bodies {
+            let persistent = BasicProperties::default().with_delivery_mode(2);
+            let options = BasicPublishOptions { mandatory: true, ..BasicPublishOptions::default() };
+            let sent =
+                channel.basic_publish("outdial.jobs".into(), "jobs".into(), options, &body, persistent).await;
+            confirms.push(sent.unwrap());
+        }
+        for confirm in confirms {
+            assert!(confirm.await.unwrap().is_ack());
+        }
+        connection.close(200, "done".into()).await.unwrap();
+    }
+
+    /// The POSTs that arrived.
+    pub fn posts(&self) -> Vec<LedgerEntry> {
+        self.sandbox.ledger().iter().map(|entry| LedgerEntry::clone(entry)).collect()
+    }
+
+    /// Waits until the sandbox has seen `n` POSTs.
+    pub async fn posted(&self, n: usize, limit: Duration) -> Vec<LedgerEntry> {
+        eventually(limit, async || Some(self.posts()).filter(|posts| posts.len() >= n)).await
+    }
+
+    pub async fn count(&self, query: &str) -> i64 {
+        sqlx::query_scalar(AssertSqlSafe(query.to_owned())).fetch_one(&self.db).await.unwrap()
+    }
+
+    /// Waits until so many jobs are in a state (and for a reason, where one is given).
+    pub async fn jobs(&self, state: &str, reason: Option<&str>, n: i64, limit: Duration) {
+        let query = match reason {
+            Some(reason) => {
+                format!("select count(*) from reporting.jobs where state = '{state}' and reason = '{reason}'")
+            }
+            None => format!("select count(*) from reporting.jobs where state = '{state}'"),
+        };
+        let end = outdial::clock::monotonic() + limit;
+        loop {
+            let found = self.count(&query).await;
+            if found == n {
+                return;
+            }
+            if outdial::clock::monotonic() > end {
+                let all: Vec<(String, Option<String>, i64)> =
+                    sqlx::query_as("select state, reason, count(*) from reporting.jobs group by 1, 2")
+                        .fetch_all(&self.db)
+                        .await
+                        .unwrap();
+                panic!("{found} jobs are {state} {reason:?}, not {n}; all: {all:?}");
+            }
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
+    }
+}
+
+/// A job of a campaign.
+pub fn job(id: &str, campaign: &str, phone: &str) -> Value {
+    json!({ "job_id": id, "campaign_id": campaign, "phone": phone, "name": "Ada", "model_id": AGENT })
+}
+
+/// `n` jobs of a campaign, each to another callee.
+pub fn jobs(campaign: &str, n: usize) -> Vec<Value> {
+    callees(n).enumerate().map(|(i, phone)| job(&format!("{campaign}-{i}"), campaign, &phone)).collect()
+}
+
+/// The most calls in any window of `seconds` that slides over the arrivals.
+pub fn most_in_window(arrivals_us: impl IntoIterator<Item = u64>, seconds: u64) -> usize {
+    let mut arrivals: Vec<u64> = arrivals_us.into_iter().collect();
+    arrivals.sort_unstable();
+    let mut first = 0;
+    let mut most = 0;
+    for (at, arrival) in arrivals.iter().enumerate() {
+        while arrivals[first] + seconds * 1_000_000 <= *arrival {
+            first += 1;
+        }
+        most = most.max(at - first + 1);
+    }
+    most
+}
