@@ -13,7 +13,7 @@ use outdial::engine::ends::{EndsStage, EndsTerms};
 use outdial::engine::provider::ReadsCalls;
 use outdial::store::Ledger;
 use outdial::synthflow::Client;
-use outdial::synthflow::sandbox::{SandboxConfig, Span};
+use outdial::synthflow::sandbox::{ListOrder, SandboxConfig, Span};
 use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
@@ -200,6 +200,31 @@ async fn five_hundred_ends_take_few_requests_and_free_every_place() {
                 and caller_id_verified and provider_status is not null and ended_at >= submitted_at - interval '1 second'";
     assert_eq!(side.count(told).await, 500);
     assert_eq!(side.count("select count(*) from outdial.outbox where type = 'call.ended'").await, 500);
+}
+
+/// What is only guessed of the provider's lists may be otherwise.
+#[tokio::test]
+async fn a_list_that_shows_only_ended_calls_oldest_first_will_do() {
+    let unlike = |config: &mut SandboxConfig| {
+        short_calls(config);
+        config.guesses.list_order = ListOrder::OldestFirst;
+        config.guesses.list_only_ended = true;
+        config.guesses.fresh_call_404_ms = 1000;
+    };
+    let side = Side::new(&[NUMBER], unlike).await;
+    let ledger = side.worker().await;
+    let attempts = authorised(&side, &ledger, 150).await;
+    let (stage, asked) = stage(&side, ledger, Duration::from_secs(7200));
+    let (tracker, cancel) = (TaskTracker::new(), CancellationToken::new());
+    tracker.spawn(stage.run(cancel.clone()));
+    placed(&side, &attempts).await;
+    eventually(Duration::from_secs(20), async || (side.count(OPEN).await == 0).then_some(())).await;
+    cancel.cancel();
+    tracker.close();
+    tracker.wait().await;
+    let asked = asked.load(Ordering::Relaxed);
+    assert!(asked <= 40, "{asked} requests");
+    assert_eq!(side.count(IN_USE).await, 0);
 }
 
 #[tokio::test]

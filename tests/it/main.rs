@@ -7,12 +7,12 @@
 )]
 
 mod commands;
-mod intake;
-mod publishing;
 mod ends;
+mod intake;
 mod pool;
 mod provider_side;
 mod main_job;
+mod publishing;
 mod reading;
 mod refusals;
 mod routing;
