@@ -110,6 +110,4 @@ pub trait UpkeepLedger: Send + Sync + 'static {
     /// Takes over what workers left whose lease has run out: (reservations, attempts that are unknown now).
     fn take_over(&self, lease: Duration) -> impl Future<Output = Answer<(u32, u32)>> + Send;
     fn prune(&self) -> impl Future<Output = Answer<u32>> + Send;
-    /// Whether this worker does a duty of which one is enough, for the next `lease`.
-    fn on_duty(&self, name: &str, lease: Duration) -> impl Future<Output = Answer<bool>> + Send;
 }

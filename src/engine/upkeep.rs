@@ -7,6 +7,7 @@ use std::time::Duration;
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
+use super::duty::{Duties, Duty};
 use super::ledger::{LedgerError, UpkeepLedger};
 use super::sending::Sending;
 use crate::clock;
@@ -34,14 +35,18 @@ pub struct Upkeep<L> {
     pub sending: Arc<Sending>,
 }
 
-impl<L: UpkeepLedger> Upkeep<L> {
+impl<L: UpkeepLedger + Duties + Clone> Upkeep<L> {
     /// Until `stop`.
     pub async fn run(self, stop: CancellationToken) {
         let mut cursor = JobNo(0);
         let mut judged: Option<RoutingVersion> = None;
         let mut pruned = clock::monotonic();
+        let mut duty = Duty::new(self.ledger.as_ref().clone(), "upkeep", DUTY);
         while !stop.is_cancelled() {
-            if let Err(error) = self.round(&mut cursor, &mut judged, &mut pruned).await {
+            if !duty.is_ours().await {
+                // Whoever has it next looks at everything again.
+                judged = None;
+            } else if let Err(error) = self.round(&mut cursor, &mut judged, &mut pruned).await {
                 tracing::warn!(error = %error, "upkeep.failed");
             }
             tokio::select! {
@@ -49,6 +54,7 @@ impl<L: UpkeepLedger> Upkeep<L> {
                 () = tokio::time::sleep(EVERY) => {}
             }
         }
+        duty.leave().await;
     }
 
     async fn round(
@@ -57,11 +63,6 @@ impl<L: UpkeepLedger> Upkeep<L> {
         judged: &mut Option<RoutingVersion>,
         pruned: &mut tokio::time::Instant,
     ) -> Result<(), LedgerError> {
-        if !self.ledger.on_duty("upkeep", DUTY).await? {
-            // Whoever has it next looks at everything again.
-            *judged = None;
-            return Ok(());
-        }
         let (released, unknown) = self.ledger.take_over(self.lease).await?;
         if released + unknown > 0 {
             tracing::warn!(reservations = released, attempts.unknown = unknown, "worker.taken_over");

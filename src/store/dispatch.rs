@@ -256,16 +256,7 @@ impl DispatchLedger for Ledger {
     }
 
     async fn want_pool(&self, model: &ModelId, account: &AccountName) -> Answer<()> {
-        sqlx::query(
-            "insert into outdial.agents (model_id, account) values ($1, $2)
-             on conflict (model_id) do update set sync_wanted = true where not agents.sync_wanted",
-        )
-        .bind(model.as_str())
-        .bind(account.as_str())
-        .execute(&self.pool)
-        .await
-        .map(drop)
-        .map_err(ledger_error)
+        super::pool::want_agent(&self.pool, model, account).await
     }
 }
 

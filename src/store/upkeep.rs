@@ -57,21 +57,6 @@ impl UpkeepLedger for Ledger {
     async fn prune(&self) -> Result<u32, LedgerError> {
         self.count("select outdial.prune_grants($1)", PRUNE_EACH.unsigned_abs()).await
     }
-
-    async fn on_duty(&self, name: &str, lease: Duration) -> Result<bool, LedgerError> {
-        let held = sqlx::query(
-            "insert into outdial.duties (name, worker_no, until) values ($1, $2, clock_timestamp() + $3)
-             on conflict (name) do update set worker_no = excluded.worker_no, until = excluded.until
-             where duties.worker_no = excluded.worker_no or duties.until < clock_timestamp()",
-        )
-        .bind(name)
-        .bind(self.worker_no())
-        .bind(interval(lease))
-        .execute(&self.pool)
-        .await
-        .map_err(ledger_error)?;
-        Ok(held.rows_affected() == 1)
-    }
 }
 
 /// What the ledger holds at a moment.

@@ -9,9 +9,9 @@
 mod commands;
 mod ends;
 mod intake;
+mod main_job;
 mod pool;
 mod provider_side;
-mod main_job;
 mod publishing;
 mod reading;
 mod refusals;

@@ -7,7 +7,6 @@ pub mod stage;
 
 pub use binary::Outdial;
 pub use shared::Database;
-#[expect(unused_imports, reason = "named where a test keeps one")]
 pub use shared::Vhost;
 pub use shared::{database, given_vhost, own_postgres, own_rabbit, vhost};
 
