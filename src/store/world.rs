@@ -52,21 +52,6 @@ impl WorldLedger for Ledger {
 }
 
 impl Ledger {
-    /// Whether a number is attached to an agent, as far as was read.
-    ///
-    /// # Errors
-    /// The database's.
-    pub async fn is_attached(&self, model: &ModelId, number: &E164) -> Answer<bool> {
-        sqlx::query_scalar(
-            "select exists (select 1 from outdial.pool where model_id = $1 and number = $2 and attached)",
-        )
-        .bind(model.as_str())
-        .bind(number.as_str())
-        .fetch_one(&self.pool)
-        .await
-        .map_err(ledger_error)
-    }
-
     async fn pools(&self, max_age: Duration) -> Answer<HashMap<ModelId, Arc<Pool>>> {
         let rows = sqlx::query(
             "select a.model_id, a.state = 'unavailable', a.pool_read_at is null,

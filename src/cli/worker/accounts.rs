@@ -23,7 +23,7 @@ use crate::engine::dispatch::AccountsHere;
 use crate::engine::ends::{EndsStage, EndsTerms};
 use crate::engine::pace::Pace;
 use crate::engine::place::{Caller, Desk};
-use crate::engine::pool::{PoolStage, PoolTerms, Reader, RulesNow};
+use crate::engine::pool::{PoolStage, PoolTerms, Reader, Recheck, RulesNow};
 use crate::store::stops::{self, CampaignTo};
 use crate::store::{ConfiguredAccount, Ledger, agent_unavailable, ensure_accounts};
 use crate::synthflow::{Client, ClientConfig};
@@ -48,6 +48,7 @@ pub(super) struct Accounts {
     ledger: Arc<Ledger>,
     dry_run: bool,
     events: EventTypes,
+    recheck: Recheck,
     /// Set once the world is known.
     rules: OnceLock<RulesNow>,
 }
@@ -82,6 +83,7 @@ impl Accounts {
             ledger: Arc::clone(ledger),
             dry_run,
             events: config.events,
+            recheck: Recheck::default(),
             rules: OnceLock::new(),
         })
     }
@@ -213,13 +215,7 @@ impl Desk for Accounts {
             provider: &here.client,
             rules: self.rules.get()?,
         };
-        // The provider has just refused it: a reading that lacks it is the second that agrees.
-        let doubted = BTreeSet::from([number.clone()]);
-        if let Err(error) = reader.sync(&doubted).await {
-            tracing::warn!(agent = %model, error = %error, "pool.recheck.failed");
-            return None;
-        }
-        self.ledger.is_attached(model, number).await.ok()
+        self.recheck.still_attached(&reader, number).await
     }
 
     fn placed(&self, account: &AccountName) {
