@@ -1,4 +1,6 @@
-//! `outdial routing`: apply, diff, export, versions, rollback.
+//! `outdial routing`: apply, diff, export, versions, rollback, explain.
+
+mod explain;
 
 use std::io::Read;
 
@@ -31,6 +33,8 @@ enum Action {
     Versions(Versions),
     /// Put an earlier version into use again, as a new one
     Rollback(Rollback),
+    /// What would become of a job now, and why: every rule, every number
+    Explain(explain::Explain),
 }
 
 #[derive(Debug, clap::Args)]
@@ -96,6 +100,7 @@ pub async fn run(args: Args, context: &Context) -> Result<(), Failure> {
         }
         Action::Export(export) => show_source(&open(context).await?.1, &export).await,
         Action::Versions(versions) => list(&open(context).await?.1, &versions).await,
+        Action::Explain(asked) => explain::run(asked, context).await,
         Action::Rollback(rollback) => {
             let (config, pool) = open(context).await?;
             let version = RoutingVersion(rollback.version);
@@ -121,19 +126,10 @@ struct Document {
 
 impl Document {
     fn read(file: &str) -> Result<Self, Failure> {
-        let unreadable = |error: std::io::Error| Failure::new(format!("can't be read: {error}")).at(file);
-        // One byte more than is allowed tells that there is more.
-        let limit = document::SOURCE_BYTES_MAX as u64 + 1;
-        let mut bytes = Vec::new();
-        match file {
-            "-" => std::io::stdin().lock().take(limit).read_to_end(&mut bytes),
-            _ => std::fs::File::open(file).and_then(|opened| opened.take(limit).read_to_end(&mut bytes)),
-        }
-        .map_err(unreadable)?;
+        let bytes = read_file(file, document::SOURCE_BYTES_MAX)?;
         let source = String::from_utf8(bytes).map_err(|error| {
-            let line =
-                error.as_bytes()[..error.utf8_error().valid_up_to()].iter().filter(|b| **b == b'\n').count()
-                    + 1;
+            let good = &error.as_bytes()[..error.utf8_error().valid_up_to()];
+            let line = good.iter().filter(|byte| **byte == b'\n').count() + 1;
             Failure::new("the file isn't UTF-8").at(format!("{file}, line {line}"))
         })?;
         Self::understand(file.to_owned(), source)
@@ -152,6 +148,18 @@ impl Document {
             }
         }
     }
+}
+
+/// A whole file, or standard input for `-`; of one that is longer than allowed, a byte more than that.
+fn read_file(file: &str, bytes_max: usize) -> Result<Vec<u8>, Failure> {
+    let limit = bytes_max as u64 + 1;
+    let mut bytes = Vec::new();
+    match file {
+        "-" => std::io::stdin().lock().take(limit).read_to_end(&mut bytes),
+        _ => std::fs::File::open(file).and_then(|opened| opened.take(limit).read_to_end(&mut bytes)),
+    }
+    .map_err(|error| Failure::new(format!("can't be read: {error}")).at(file))?;
+    Ok(bytes)
 }
 
 async fn put_into_use(pool: &Pool, config: &Config, document: Document, by: &str) -> Result<(), Failure> {

@@ -25,7 +25,7 @@ use super::sending::{Sending, Unsent};
 use super::tenure::Tenure;
 use crate::clock;
 use crate::core::call::{ATTEMPT_VARIABLE, PlaceCall};
-use crate::core::decide::World;
+use crate::core::decide::{World, brief};
 use crate::core::ids::{AccountName, AttemptId, CampaignId, JobNo, ModelId};
 use crate::core::ledger::{Authorised, Became, Leave, NoLeave, Settlement};
 use crate::core::outcome::{NotPlaced, NotSentCause, PlaceOutcome, Sent, Verdict, judge};
@@ -190,7 +190,7 @@ impl<L: PlaceLedger, C: Caller, D: Desk, M: PlaceMeter> Desks<L, C, D, M> {
             brand: plan.brand.clone(),
             region: place_of(&job.reserved.phone).region,
             rule: source.map(|s| s.name().to_owned()),
-            decision: decision(job),
+            decision: decision(&self.parts.world.borrow(), job),
             window_until: job.window_until,
         }
     }
@@ -352,19 +352,10 @@ fn call_of(job: &Slotted, attempt: AttemptId) -> PlaceCall {
 }
 
 /// Why this number: stored with the attempt.
-fn decision(job: &Slotted) -> serde_json::Value {
-    let tier = job.pick.plan.tiers.get(job.pick.tier);
-    let mut said = json!({
-        "routing_version": job.version.0,
-        "rule": tier.map(|t| t.source.name()),
-        "strategy": tier.map(|t| t.strategy.as_str()),
-        "sticky": tier.is_some_and(|t| t.sticky),
-        "candidates": tier.map_or(0, |t| t.candidates.len()),
-        "tier": job.pick.tier,
-        "waited": job.reserved.waited.map(Reason::as_str),
-    });
-    if let (Some(used), Some(said)) = (job.pick.used, said.as_object_mut()) {
-        said.insert("share".to_owned(), json!((used.share * 1000.0).round() / 1000.0));
+fn decision(world: &World, job: &Slotted) -> serde_json::Value {
+    let mut said = brief(world, job.version, &job.pick.plan, job.pick.tier, job.pick.used);
+    if let (Some(waited), Some(said)) = (job.reserved.waited, said.as_object_mut()) {
+        said.insert("waited".to_owned(), json!(waited.as_str()));
     }
     said
 }

@@ -10,7 +10,6 @@ use uuid::Uuid;
 use super::ledger::{Ledger, ledger_error, unreadable};
 use crate::core::decide::Class;
 use crate::core::ids::{Brand, CampaignId, ClassNo, JobId, ModelId};
-use crate::core::job::Job;
 use crate::core::phone::E164;
 use crate::engine::ports::{IntakeLedger, LedgerError, NewJob, Receipt};
 
@@ -79,7 +78,7 @@ impl Ledger {
     }
 
     async fn classes_of(&self, batch: &[NewJob]) -> Result<Vec<ClassNo>, LedgerError> {
-        let wanted: Vec<Class> = batch.iter().map(|n| class_of(&n.job)).collect();
+        let wanted: Vec<Class> = batch.iter().map(|n| Class::of_job(&n.job)).collect();
         let unknown: Vec<Class> = {
             let known = self.remembered.classes.lock().unwrap_or_else(PoisonError::into_inner);
             let unknown: HashSet<&Class> = wanted.iter().filter(|c| !known.contains_key(*c)).collect();
@@ -145,20 +144,6 @@ fn not_the_jobs(error: LedgerError) -> LedgerError {
     match error {
         LedgerError::Refused(why) => LedgerError::Unavailable(why),
         unavailable => unavailable,
-    }
-}
-
-/// What of a job its caller ID is decided by.
-fn class_of(job: &Job) -> Class {
-    Class {
-        campaign: job.campaign_id.clone(),
-        model: job.model_id.clone(),
-        brand: job.brand.clone(),
-        region: job.region(),
-        country: job.phone.destination(),
-        area: job.phone.place.area,
-        pinned: job.from_phone_number.clone(),
-        sticky: None,
     }
 }
 

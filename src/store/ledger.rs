@@ -46,6 +46,12 @@ impl Ledger {
         Ok(ledger)
     }
 
+    /// For a command that only reads: no worker stands behind it.
+    pub fn onlooker(pool: PgPool) -> Self {
+        let (worker, remembered) = (Arc::default(), Arc::default());
+        Self { pool, worker, events: None, dry_run: false, remembered }
+    }
+
     /// Takes a new worker number: at start, and after this worker was taken for dead.
     pub async fn enlist(&self, lease: Duration) -> Result<(), LedgerError> {
         let host = rustix::system::uname().nodename().to_string_lossy().into_owned();

@@ -180,3 +180,54 @@ async fn a_new_window_counts_the_calls_that_were_made_before_it() {
         assert!(row.get::<bool, _>(3));
     }
 }
+
+const JOB: &str = r#"{"campaign_id": "spring-sale", "phone": "+1 415 555 2671", "name": "Jo", "lead_timezone": "America/Los_Angeles"}"#;
+
+#[tokio::test]
+async fn explain_tells_what_a_worker_would_do() {
+    let database = database().await;
+    let pool = PgPool::connect(&database.url).await.unwrap();
+    let (_kept, job) = file(JOB);
+    let explain = async |arguments: &[&str]| {
+        let arguments = [&["routing", "explain", "--job", &job][..], arguments].concat();
+        outdial(&database.url, &arguments).await
+    };
+    let (code, output) = explain(&[]).await;
+    assert!(code == 0 && output.contains("wait no_route"), "{output}");
+
+    let no_window = SAMPLE.lines().filter(|line| !line.starts_with("window")).collect::<Vec<_>>().join("\n");
+    apply(&pool, &no_window).await;
+    let (_, output) = explain(&[]).await;
+    assert!(output.contains("wait pool_unknown"), "{output}");
+    sqlx::query("update outdial.agents set pool_read_at = now()").execute(&pool).await.unwrap();
+    sqlx::query(
+        "insert into outdial.pool (model_id, number)
+         select model_id, n from outdial.agents, unnest(array['+16286666348', '+12125550142']) n",
+    )
+    .execute(&pool)
+    .await
+    .unwrap();
+    let (code, output) = explain(&[]).await;
+    assert_eq!(code, 0, "{output}");
+    assert!(output.contains("dial from +16286666348, by \"acme, California\""), "{output}");
+    assert!(
+        output.contains("> +16286666348  free  share 0.00  second 0/1  minute 0/10  hour 0/60  day 0/100"),
+        "{output}"
+    );
+    assert!(output.contains("x +12125550142  its region: US-NY"), "{output}");
+    assert!(output.contains("rule 2 \"acme, everywhere else\": not reached"), "{output}");
+
+    // Its concurrency is used up: the job waits, and nobody can say until when.
+    sqlx::query("update outdial.limits set in_use = 2 where key = '+16286666348'")
+        .execute(&pool)
+        .await
+        .unwrap();
+    let (_, output) = explain(&["--json"]).await;
+    let said: serde_json::Value = serde_json::from_str(&output).unwrap();
+    assert_eq!((&said["outcome"], &said["reason"]), (&"wait".into(), &"number_limit".into()));
+    assert_eq!(said["rules"][0]["candidates"][0]["windows"][4]["used"], 2);
+
+    let (_kept, bad) = file(r#"{"campaign_id": "c", "phone": "415 555 2671", "name": "Jo"}"#);
+    let (code, output) = outdial(&database.url, &["routing", "explain", "--job", &bad]).await;
+    assert!(code == 1 && output.contains("invalid_phone"), "{output}");
+}

@@ -2,15 +2,23 @@
 //! [`decide`] settles everything that holds for a whole class of jobs, [`choose`] picks one of its numbers by how much
 //! each has been used.
 
+mod brief;
 mod choose;
+mod explain;
+mod render;
 mod select;
 mod world;
 
+pub use brief::brief;
 pub use choose::{Choice, NumberUse, choose};
+pub use explain::{
+    CandidateSaid, Did, ExcludedSaid, Explanation, Outcome, Question, RuleSaid, WindowSaid, explain,
+};
 pub use select::Exclusion;
 pub use world::*;
 
-use std::sync::Arc;
+use std::collections::BTreeMap;
+use std::sync::{Arc, OnceLock};
 
 use crate::core::ids::{AccountName, Brand, ModelId};
 use crate::core::phone::E164;
@@ -47,6 +55,8 @@ pub struct Tier {
     pub overflow: Overflow,
     /// Sorted by number. Empty only for [`TierSource::AgentDefault`].
     pub candidates: Vec<Candidate>,
+    /// See [`brief`]: counted when first asked for.
+    excluded: OnceLock<BTreeMap<&'static str, usize>>,
 }
 
 /// Who says that these numbers may be used.
@@ -81,18 +91,26 @@ pub struct Candidate {
 
 /// The decision for a class of jobs. What holds for all of them is asked first, the rules last.
 pub fn decide(world: &World, class: &Class) -> Decision {
-    let asked = match gate(world, class) {
-        Ok(asked) => asked,
+    decide_seen(world, class, &mut |_, _| {})
+}
+
+/// [`decide`], telling of each rule that matched, by its place in the file, what came of it.
+fn decide_seen(world: &World, class: &Class, saw: &mut impl FnMut(usize, Step)) -> Decision {
+    let settled = match gate(world, class) {
+        Ok(settled) => settled,
         Err(decision) => return decision,
     };
     let tiers = match &class.pinned {
-        Some(pinned) => pinned_tier(world, &asked, pinned).map(|tier| vec![tier]),
-        None => walk(world, class, &asked, &mut |_, _| {}),
+        Some(pinned) => pinned_tier(world, &settled, pinned).map(|tier| vec![tier]),
+        None => walk(world, class, &settled, saw),
     };
     match tiers {
-        Ok(tiers) => {
-            Decision::Dial(Plan { model: asked.model, brand: asked.brand, account: asked.account, tiers })
-        }
+        Ok(tiers) => Decision::Dial(Plan {
+            model: settled.model,
+            brand: settled.brand,
+            account: settled.account,
+            tiers,
+        }),
         Err(decision) => decision,
     }
 }
@@ -169,6 +187,7 @@ fn pinned_tier(world: &World, settled: &Settled, pinned: &E164) -> Result<Tier, 
         sticky: false,
         overflow: Overflow::Wait,
         candidates: vec![Candidate { number: pinned.clone(), weight: 1, nearness: 0 }],
+        excluded: OnceLock::new(),
     })
 }
 
@@ -241,6 +260,7 @@ impl Tier {
             sticky: rule.sticky,
             overflow: rule.overflow,
             candidates,
+            excluded: OnceLock::new(),
         }
     }
 
@@ -251,6 +271,7 @@ impl Tier {
             sticky: false,
             overflow: Overflow::Wait,
             candidates: Vec::new(),
+            excluded: OnceLock::new(),
         }
     }
 }

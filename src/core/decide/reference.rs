@@ -335,6 +335,41 @@ proptest! {
         }
     }
 
+    /// What `explain` tells is what is done.
+    #[test]
+    fn an_explanation_tells_the_decision(
+        world in world(), class in class(), uses in uses(), sticky in option::of(select(NUMBERS.to_vec())), draw in any::<u64>(),
+    ) {
+        let sticky = sticky.map(number);
+        let said = explain(&Question {
+            world: &world, class: &class, now: DateTime::UNIX_EPOCH, not_before: None, zones: &[], sticky: sticky.as_ref(),
+            draw, usage: &|n| uses[n], figures: &|_| None,
+        });
+        match decide(&world, &class) {
+            Decision::Hold(reason) => prop_assert_eq!((said.outcome, said.reason), (Outcome::Wait, Some(reason))),
+            Decision::Refuse(reason) => prop_assert_eq!((said.outcome, said.reason), (Outcome::Refuse, Some(reason))),
+            Decision::Dial(plan) => match choose(&plan, &|n: &E164| uses[n], sticky.as_ref(), draw) {
+                Choice::Number { number, .. } => {
+                    prop_assert_eq!(said.from_phone_number.as_deref(), Some(number.as_str()));
+                    let chosen = said.rules.iter().flat_map(|rule| &rule.candidates).filter(|c| c.chosen);
+                    prop_assert!(chosen.count() >= 1);
+                }
+                Choice::AgentDefault { .. } => prop_assert_eq!((said.outcome, said.from_phone_number), (Outcome::Dial, None)),
+                Choice::Full { next_at } => prop_assert_eq!((said.reason, said.at), (Some(Reason::NumberLimit), next_at)),
+            },
+        }
+        // Every number of the agent is told of, once, by each rule that was looked at.
+        let pool = world.pools[&model()].numbers();
+        for rule in said.rules.iter().filter(|rule| !matches!(rule.did, Did::NotMatched { .. } | Did::NotReached)) {
+            for attached in pool {
+                let text = attached.number.as_str();
+                let told = rule.candidates.iter().filter(|c| c.number == text).count()
+                    + rule.excluded.iter().filter(|e| e.number == text).count();
+                prop_assert_eq!(told, 1);
+            }
+        }
+    }
+
     /// With numbers drawn evenly, each is chosen as often as its weight says.
     #[test]
     fn weights_hold_over_many_draws(weights in collection::vec(1u32..6, 2..5)) {
@@ -344,7 +379,7 @@ proptest! {
         candidates.sort_by(|a, b| a.number.cmp(&b.number));
         let tier = Tier {
             source: TierSource::Publisher, strategy: Strategy::Weighted, sticky: false, overflow: Overflow::Wait,
-            candidates: candidates.clone(),
+            candidates: candidates.clone(), excluded: OnceLock::new(),
         };
         let plan = Plan { model: model(), brand: None, account: AccountName::default_account(), tiers: vec![tier] };
         let total: u32 = weights.iter().sum();

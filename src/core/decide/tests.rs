@@ -366,3 +366,151 @@ fn a_country_is_told_by_the_numbers_own_digits() {
     let to_gb = Class { country: Some("GB".parse::<Country>().unwrap()), ..class() };
     assert_eq!(decide(&w, &to_gb), Decision::Refuse(Reason::DestinationNotAllowed));
 }
+
+mod explaining {
+    use super::*;
+    use crate::core::usage::Used;
+    use crate::core::windows::zones_of_callee;
+
+    const RULES: &str = "
+[[number]]
+number = '+14155550101'
+brand = 'acme'
+limits = { per_second = 1, per_day = 100 }
+[[number]]
+number = '+12135550102'
+brand = 'acme'
+limits = { per_day = 50 }
+[[campaign]]
+id = 'c'
+brand = 'acme'
+window = { days = ['mon', 'tue', 'wed', 'thu', 'fri'], from = '09:00', to = '20:00' }
+[[rule]]
+name = 'New York'
+match = { region = ['US-NY'] }
+[[rule]]
+name = 'none yet'
+use = { tags = ['gold'], numbers = ['+442079460105'] }
+[[rule]]
+name = 'acme'
+use = { brand = ['acme'], region = ['US-CA'] }
+sticky = true
+[[rule]]
+name = 'last'
+";
+
+    /// Friday 2026-11-20, noon in San Francisco.
+    fn noon() -> DateTime<Utc> {
+        "2026-11-20T20:00:00Z".parse().unwrap()
+    }
+
+    fn asked(world: &World, now: DateTime<Utc>, sticky: Option<&E164>) -> Explanation {
+        let (sf, la) = (number(SF), number(LA));
+        let uses = [(SF, NumberUse { next_at: Some(noon()), ..full(None) }), (LA, used(0.42, 0))];
+        let idle = |number: E164| Used {
+            number,
+            second: 0,
+            minute: 0,
+            hour: 0,
+            day: 0,
+            concurrent: 0,
+            next_at: None,
+            last_call: None,
+        };
+        explain(&Question {
+            world,
+            class: &class(),
+            now,
+            not_before: None,
+            zones: &zones_of_callee(None, &number("+14155552671")),
+            sticky,
+            draw: 0,
+            usage: &using(&uses),
+            figures: &|n| {
+                [Used { second: 1, day: 99, ..idle(sf.clone()) }, Used { day: 21, ..idle(la.clone()) }]
+                    .into_iter()
+                    .find(|used| used.number == *n)
+            },
+        })
+    }
+
+    #[test]
+    fn every_rule_number_and_figure_is_told() {
+        let mut w = world(RULES, &[SF, LA, NY, TORONTO]);
+        w.numbers.insert(number(TORONTO), NumberState::Resting);
+        insta::assert_snapshot!(asked(&w, noon(), None), @r#"
+        campaign c, agent agent, account default, brand acme, callee in US-CA; routing version 1
+        dial from +12135550102, by "acme" (callee in America/Los_Angeles)
+          rule 1 "New York": doesn't match: region
+          rule 2 "none yet": no eligible number; otherwise next
+            x +12125550103  isn't among the rule's numbers
+            x +12135550102  isn't among the rule's numbers
+            x +14155550101  isn't among the rule's numbers
+            x +14165550104  is resting
+            x +442079460105  isn't attached to the agent
+          rule 3 "acme": 2 eligible; least_used, sticky, overflow wait
+            > +12135550102  free  share 0.42  day 21/50
+              +14155550101  number_limit until 2026-11-20T20:00:00.000Z  share 1.00  second 1/1  day 99/100
+            x +12125550103  its brand: none
+            x +14165550104  is resting
+          rule 4 "last": not reached
+        "#);
+    }
+
+    #[test]
+    fn a_closed_window_and_a_full_sticky_number_are_told_with_their_dates() {
+        let w = world(RULES, &[SF, LA]);
+        let evening = "2026-11-21T05:00:00Z".parse().unwrap();
+        let said = asked(&w, evening, None);
+        assert_eq!((said.outcome, said.reason), (Outcome::Wait, Some(Reason::OutsideWindow)));
+        assert_eq!(said.at, "2026-11-23T17:00:00Z".parse().ok());
+        let said = asked(&w, noon(), Some(&number(SF)));
+        assert_eq!(
+            (said.outcome, said.reason, said.at),
+            (Outcome::Wait, Some(Reason::NumberLimit), Some(noon()))
+        );
+    }
+
+    #[test]
+    fn what_holds_a_job_before_any_rule_is_told() {
+        let mut w = world(RULES, &[SF]);
+        w.kill_switch = true;
+        let said = asked(&w, noon(), None);
+        assert_eq!(
+            (said.outcome, said.reason, said.rules.len()),
+            (Outcome::Wait, Some(Reason::KillSwitch), 0)
+        );
+        w.kill_switch = false;
+        let pinned = Class { pinned: Some(number(SF)), ..class() };
+        let question = Question {
+            world: &w,
+            class: &pinned,
+            now: noon(),
+            not_before: Some(noon() + chrono::TimeDelta::hours(1)),
+            zones: &[],
+            sticky: None,
+            draw: 0,
+            usage: &using(&[]),
+            figures: &|_| None,
+        };
+        let said = explain(&question);
+        assert_eq!(said.reason, Some(Reason::TimezoneUnknown));
+        assert_eq!(said.rules[0].candidates[0].number, SF);
+    }
+
+    #[test]
+    fn the_brief_form_counts_what_was_left_out() {
+        let mut w = world(RULES, &[SF, LA, NY, TORONTO]);
+        w.numbers.insert(number(TORONTO), NumberState::Resting);
+        let plan = plan(decide(&w, &class()));
+        let said = brief(&w, w.version, &plan, 0, Some(used(0.25, 0)));
+        assert_eq!(
+            said,
+            serde_json::json!({
+                "routing_version": 1, "rule": "acme", "strategy": "least_used", "sticky": true, "candidates": 2,
+                "excluded": { "brand": 1, "state": 1 }, "share": 0.25, "last_call": at(0),
+            })
+        );
+        assert!(said.to_string().len() <= 500);
+    }
+}

@@ -4,6 +4,7 @@ use std::collections::{BTreeSet, HashMap};
 use std::sync::{Arc, LazyLock, Mutex, PoisonError};
 
 use crate::core::ids::{AccountName, Brand, CampaignId, ModelId, RoutingVersion};
+use crate::core::job::Job;
 use crate::core::phone::{E164, place_of};
 use crate::core::place::{AreaCode, Country, Place, Region};
 use crate::core::rules::Compiled;
@@ -21,12 +22,27 @@ pub struct Class {
     pub region: Option<Region>,
     /// Where the call goes, by the callee's number: [`crate::core::phone::Phone::destination`].
     pub country: Option<Country>,
-    /// The callee's area code, where a rule may ask for it: [`Compiled::wants_area`].
+    /// The callee's area code, for `local_presence`.
     pub area: Option<AreaCode>,
     /// The publisher's own `from_phone_number`.
     pub pinned: Option<E164>,
     /// Jobs parked on the number their callee knows. [`super::decide`] doesn't read it: it is for [`super::choose`].
     pub sticky: Option<E164>,
+}
+
+impl Class {
+    pub fn of_job(job: &Job) -> Self {
+        Self {
+            campaign: job.campaign_id.clone(),
+            model: job.model_id.clone(),
+            brand: job.brand.clone(),
+            region: job.region(),
+            country: job.phone.destination(),
+            area: job.phone.place.area,
+            pinned: job.from_phone_number.clone(),
+            sticky: None,
+        }
+    }
 }
 
 words!(

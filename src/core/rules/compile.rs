@@ -1,11 +1,11 @@
 //! Settings compiled to look-ups: what a decision asks is answered by hash, not by searching lists.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::HashMap;
 use std::hash::Hash;
 use std::time::Duration;
 
 use super::settings::{
-    AgentSettings, CampaignSettings, EXPIRES_AFTER_DEFAULT, Limits, NumberSettings, Rule, Settings, Strategy,
+    AgentSettings, CampaignSettings, EXPIRES_AFTER_DEFAULT, Limits, NumberSettings, Rule, Settings,
 };
 use crate::core::ids::{AccountName, Brand, CampaignId, ModelId};
 use crate::core::phone::E164;
@@ -120,11 +120,6 @@ impl Compiled {
     pub fn with_region(&self, region: &Region) -> &[E164] {
         self.by_region.get(region).map_or(&[], Vec::as_slice)
     }
-
-    /// Whether some rule that may match the campaign's jobs chooses by area code, so that their class needs one.
-    pub fn wants_area(&self, campaign: &CampaignId) -> bool {
-        self.rules.area_everywhere || self.rules.area_campaigns.contains(campaign)
-    }
 }
 
 fn index_by<T, K: Eq + Hash>(list: &[T], key: impl Fn(&T) -> K) -> HashMap<K, usize> {
@@ -144,8 +139,6 @@ struct RuleIndex {
     by_model: HashMap<ModelId, Vec<usize>>,
     by_region: HashMap<Region, Vec<usize>>,
     any: Vec<usize>,
-    area_campaigns: HashSet<CampaignId>,
-    area_everywhere: bool,
 }
 
 impl RuleIndex {
@@ -163,10 +156,6 @@ impl RuleIndex {
                 list_rule(&mut index.by_region, &keys.region, at);
             } else {
                 index.any.push(at);
-            }
-            if rule.strategy == Strategy::LocalPresence {
-                index.area_everywhere |= keys.campaign.is_empty();
-                index.area_campaigns.extend(keys.campaign.iter().cloned());
             }
         }
         index
