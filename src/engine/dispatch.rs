@@ -6,6 +6,7 @@
 
 mod classes;
 mod pass;
+mod slots;
 
 use std::collections::HashMap;
 use std::sync::Arc;

@@ -7,15 +7,13 @@ use chrono::{DateTime, TimeDelta, Utc};
 use chrono_tz::Tz;
 
 use super::classes::Standing;
-use super::{ASKS_MAX, COLLIDED, Dispatch, IDLE, Next, READ_EVERY, Ready, Slotted, State};
+use super::{ASKS_MAX, COLLIDED, Dispatch, IDLE, Next, READ_EVERY, State};
 use crate::clock;
 use crate::core::decide::{Class, Plan, World};
 use crate::core::ids::{ClassNo, JobNo};
-use crate::core::ledger::{
-    ClassEnd, ClassHead, ClassStatus, NoSlot, Park, ParkedUntil, SlotAnswer, StickyKey, Waiting,
-};
+use crate::core::ledger::{ClassEnd, ClassHead, ClassStatus, Park, ParkedUntil, StickyKey, Waiting};
 use crate::core::phone::E164;
-use crate::core::pick::{Offer, Pick, Picked, Room, pick};
+use crate::core::pick::{Offer, Picked, Room, pick};
 use crate::core::rules::Limits;
 use crate::core::states::Reason;
 use crate::core::windows::{WindowVerdict, zones_of_callee};
@@ -32,10 +30,10 @@ struct Open {
 
 /// Why classes wait, as far as this pass knows.
 #[derive(Default)]
-struct Waits(HashMap<ClassNo, (Reason, Option<DateTime<Utc>>)>);
+pub(super) struct Waits(HashMap<ClassNo, (Reason, Option<DateTime<Utc>>)>);
 
 impl Waits {
-    fn set(&mut self, class_no: ClassNo, reason: Reason, due_at: Option<DateTime<Utc>>) {
+    pub(super) fn set(&mut self, class_no: ClassNo, reason: Reason, due_at: Option<DateTime<Utc>>) {
         self.0.insert(class_no, (reason, due_at));
     }
 
@@ -47,13 +45,6 @@ impl Waits {
     fn soonest(&self, now: DateTime<Utc>) -> Option<DateTime<Utc>> {
         self.0.values().filter_map(|(_, due_at)| *due_at).filter(|at| *at > now).min()
     }
-}
-
-/// What came of asking for slots.
-#[derive(Default)]
-struct Outcome {
-    granted: usize,
-    refused: usize,
 }
 
 impl<L: DispatchLedger> Dispatch<L> {
@@ -329,93 +320,6 @@ impl<L: DispatchLedger> Dispatch<L> {
             class_no: Some(class_no),
         };
         Ok(jobs.into_iter().zip(numbers).map(park).collect())
-    }
-
-    async fn ask(
-        &self,
-        state: &mut State,
-        world: &World,
-        now: DateTime<Utc>,
-        picked: Picked,
-        windows: &HashMap<JobNo, DateTime<Utc>>,
-        waits: &mut Waits,
-    ) -> Result<Outcome, LedgerError> {
-        let mut outcome = Outcome::default();
-        if picked.picks.is_empty() {
-            return Ok(outcome);
-        }
-        let asks: Vec<_> = picked.picks.iter().map(|p| p.ask.clone()).collect();
-        let answers = self.ledger.reserve(world.version, self.terms(), &asks).await?;
-        let mut asked: HashMap<JobNo, Pick> = picked.picks.into_iter().map(|p| (p.ask.job_no, p)).collect();
-        for answer in answers {
-            match answer {
-                SlotAnswer::Granted(reserved) => {
-                    let Some(pick) = asked.remove(&reserved.job_no) else { continue };
-                    if let Some(number) = &pick.ask.number {
-                        state.book.granted(number, reserved.slot);
-                    }
-                    outcome.granted += 1;
-                    let window_until = windows.get(&reserved.job_no).copied();
-                    let Ok(permit) = Arc::clone(&self.inflight).acquire_owned().await else { break };
-                    let job = Slotted { reserved: *reserved, pick, version: world.version, window_until };
-                    let ready = Ready { job, permit, unsent: self.sending.begin() };
-                    // The other end is gone only when the process stops: the drain hands the reservation back.
-                    if self.placing.send(ready).await.is_err() {
-                        break;
-                    }
-                }
-                SlotAnswer::None { job_no, why, next_at } => {
-                    let Some(pick) = asked.remove(&job_no) else { continue };
-                    outcome.refused += 1;
-                    state.refused(&pick, why, next_at, now, waits);
-                }
-            }
-        }
-        // Neither granted nor refused: another worker took them.
-        for pick in asked.into_values() {
-            state.turns.gave_back(&pick.ask.account, &pick.ask.campaign, pick.weight);
-        }
-        Ok(outcome)
-    }
-}
-
-impl State {
-    /// Remembers a refusal for as long as it holds.
-    fn refused(
-        &mut self,
-        pick: &Pick,
-        why: NoSlot,
-        next_at: Option<DateTime<Utc>>,
-        now: DateTime<Utc>,
-        waits: &mut Waits,
-    ) {
-        let ask = &pick.ask;
-        self.turns.gave_back(&ask.account, &ask.campaign, pick.weight);
-        // Where the ledger names no time, a call has to end or a slot to pass: it is looked at again soon.
-        let soon = || Some(next_at.unwrap_or(now + TimeDelta::milliseconds(50)));
-        match why {
-            NoSlot::NumberLimit => {
-                if let Some(number) = &ask.number {
-                    self.book.refused(number, next_at);
-                }
-                waits.set(pick.class_no, Reason::NumberLimit, next_at);
-            }
-            NoSlot::CampaignLimit => {
-                self.campaigns_shut.extend(soon().map(|until| (ask.campaign.clone(), until)));
-                waits.set(pick.class_no, Reason::CampaignLimit, soon());
-            }
-            NoSlot::AccountLimit => {
-                self.accounts_shut.extend(soon().map(|until| (ask.account.clone(), until)));
-                waits.set(pick.class_no, Reason::AccountLimit, soon());
-            }
-            NoSlot::ProviderUnavailable => {
-                self.accounts_shut.extend(soon().map(|until| (ask.account.clone(), until)));
-                waits.set(pick.class_no, Reason::ProviderUnavailable, soon());
-            }
-            NoSlot::NoLimits => waits.set(pick.class_no, Reason::PoolUnknown, None),
-            // The world is about to change, or somebody else was first: the next pass knows more.
-            NoSlot::Stale | NoSlot::AccountPaused | NoSlot::Sticky | NoSlot::Expired => {}
-        }
     }
 }
 

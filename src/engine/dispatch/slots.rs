@@ -1,0 +1,112 @@
+//! Asking the ledger for slots, and remembering what it refused.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use chrono::{DateTime, TimeDelta, Utc};
+
+use super::pass::Waits;
+use super::{Dispatch, Ready, Slotted, State};
+use crate::core::decide::World;
+use crate::core::ids::JobNo;
+use crate::core::ledger::{NoSlot, SlotAnswer};
+use crate::core::pick::{Pick, Picked};
+use crate::core::states::Reason;
+use crate::engine::ledger::{DispatchLedger, LedgerError};
+
+/// What came of asking.
+#[derive(Default)]
+pub(super) struct Outcome {
+    pub(super) granted: usize,
+    pub(super) refused: usize,
+}
+
+impl<L: DispatchLedger> Dispatch<L> {
+    /// Asks for a slot for each pick; those who get one go on to be placed.
+    pub(super) async fn ask(
+        &self,
+        state: &mut State,
+        world: &World,
+        now: DateTime<Utc>,
+        picked: Picked,
+        windows: &HashMap<JobNo, DateTime<Utc>>,
+        waits: &mut Waits,
+    ) -> Result<Outcome, LedgerError> {
+        let mut outcome = Outcome::default();
+        if picked.picks.is_empty() {
+            return Ok(outcome);
+        }
+        let asks: Vec<_> = picked.picks.iter().map(|p| p.ask.clone()).collect();
+        let answers = self.ledger.reserve(world.version, self.terms(), &asks).await?;
+        let mut asked: HashMap<JobNo, Pick> = picked.picks.into_iter().map(|p| (p.ask.job_no, p)).collect();
+        for answer in answers {
+            match answer {
+                SlotAnswer::Granted(reserved) => {
+                    let Some(pick) = asked.remove(&reserved.job_no) else { continue };
+                    if let Some(number) = &pick.ask.number {
+                        state.book.granted(number, reserved.slot);
+                    }
+                    outcome.granted += 1;
+                    let window_until = windows.get(&reserved.job_no).copied();
+                    let Ok(permit) = Arc::clone(&self.inflight).acquire_owned().await else { break };
+                    let job = Slotted { reserved: *reserved, pick, version: world.version, window_until };
+                    let ready = Ready { job, permit, unsent: self.sending.begin() };
+                    // The other end is gone only when the process stops: the drain hands the reservation back.
+                    if self.placing.send(ready).await.is_err() {
+                        break;
+                    }
+                }
+                SlotAnswer::None { job_no, why, next_at } => {
+                    let Some(pick) = asked.remove(&job_no) else { continue };
+                    outcome.refused += 1;
+                    state.refused(&pick, why, next_at, now, waits);
+                }
+            }
+        }
+        // Neither granted nor refused: another worker took them.
+        for pick in asked.into_values() {
+            state.turns.gave_back(&pick.ask.account, &pick.ask.campaign, pick.weight);
+        }
+        Ok(outcome)
+    }
+}
+
+impl State {
+    /// Remembers a refusal for as long as it holds.
+    fn refused(
+        &mut self,
+        pick: &Pick,
+        why: NoSlot,
+        next_at: Option<DateTime<Utc>>,
+        now: DateTime<Utc>,
+        waits: &mut Waits,
+    ) {
+        let ask = &pick.ask;
+        self.turns.gave_back(&ask.account, &ask.campaign, pick.weight);
+        // Where the ledger names no time, a call has to end or a slot to pass: it is looked at again soon.
+        let soon = || Some(next_at.unwrap_or(now + TimeDelta::milliseconds(50)));
+        match why {
+            NoSlot::NumberLimit => {
+                if let Some(number) = &ask.number {
+                    self.book.refused(number, next_at);
+                }
+                waits.set(pick.class_no, Reason::NumberLimit, next_at);
+            }
+            NoSlot::CampaignLimit => {
+                self.campaigns_shut.extend(soon().map(|until| (ask.campaign.clone(), until)));
+                waits.set(pick.class_no, Reason::CampaignLimit, soon());
+            }
+            NoSlot::AccountLimit => {
+                self.accounts_shut.extend(soon().map(|until| (ask.account.clone(), until)));
+                waits.set(pick.class_no, Reason::AccountLimit, soon());
+            }
+            NoSlot::ProviderUnavailable => {
+                self.accounts_shut.extend(soon().map(|until| (ask.account.clone(), until)));
+                waits.set(pick.class_no, Reason::ProviderUnavailable, soon());
+            }
+            NoSlot::NoLimits => waits.set(pick.class_no, Reason::PoolUnknown, None),
+            // The world is about to change, or somebody else was first: the next pass knows more.
+            NoSlot::Stale | NoSlot::AccountPaused | NoSlot::Sticky | NoSlot::Expired => {}
+        }
+    }
+}
