@@ -155,12 +155,15 @@ create table outdial.classes (
     area text,
     pinned text,                                    -- the publisher's own from_phone_number
     sticky text,                                    -- jobs parked on the number that their callee knows
-    unique nulls not distinct (campaign_id, model_id, brand, region, country, area, pinned, sticky),
     -- What dispatch last said of it.
     reason text not null default 'queued',
     due_at timestamptz,
     decided_at timestamptz
 ) with (fillfactor = 70);
+
+-- Absent is a value here as any other.
+create unique index classes_alike on outdial.classes (campaign_id, coalesce(model_id, ''), coalesce(brand, ''), coalesce(region, ''),
+    coalesce(country, ''), coalesce(area, ''), coalesce(pinned, ''), coalesce(sticky, ''));
 
 create sequence outdial.job_no;
 

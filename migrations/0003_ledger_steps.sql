@@ -756,9 +756,10 @@ begin
     select c.class_no
     from unnest(p_campaign, p_model, p_brand, p_region, p_country, p_area, p_pinned, p_sticky) with ordinality
          a(campaign_id, model_id, brand, region, country, area, pinned, sticky, ord)
-    join outdial.classes c on c.campaign_id = a.campaign_id
-        and (c.model_id, c.brand, c.region, c.country, c.area, c.pinned, c.sticky)
-            is not distinct from (a.model_id, a.brand, a.region, a.country, a.area, a.pinned, a.sticky)
+    join outdial.classes c on c.campaign_id = a.campaign_id and coalesce(c.model_id, '') = coalesce(a.model_id, '')
+        and coalesce(c.brand, '') = coalesce(a.brand, '') and coalesce(c.region, '') = coalesce(a.region, '')
+        and coalesce(c.country, '') = coalesce(a.country, '') and coalesce(c.area, '') = coalesce(a.area, '')
+        and coalesce(c.pinned, '') = coalesce(a.pinned, '') and coalesce(c.sticky, '') = coalesce(a.sticky, '')
     order by a.ord;
 end $$;
 
