@@ -4,7 +4,8 @@ use std::time::Duration;
 
 use lapin::options::{QueueDeclareOptions, QueueDeleteOptions};
 use lapin::types::FieldTable;
-use outdial::broker::{self, BrokerError, LinkState, Target};
+use outdial::broker::{self, BrokerError, LinkState, Links, Target};
+use outdial::local::Rabbit;
 use secrecy::SecretString;
 
 use super::ground::{Ground, SOON, job, raw};
@@ -31,6 +32,45 @@ async fn a_broker_restart_loses_nothing_and_is_told() {
     assert_eq!(ground.depth(broker::JOBS).await, 0);
     ground.end().await;
     drop(rabbit);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_blocked_connection_is_told_and_goes_on_when_the_broker_has_room() {
+    let (rabbit, database) = (own_rabbit().await, database().await);
+    let ground = Ground::new(&rabbit.amqp_url(), &database.url).await;
+    let mut running = ground.intake();
+    running.up().await;
+    let rabbit = ctl(rabbit, "0").await;
+    // The alarm reaches a connection when it publishes.
+    let links = Links { consuming: running.link.clone(), publishing: ground.publisher.state() };
+    let (one, told) =
+        (job("a"), eventually(SOON, async || links.ready().err().filter(|why| why.contains("blocks"))));
+    let publishing = async {
+        while ground.publisher.publish(&one).await.is_err() {
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
+    };
+    let unblocked = async {
+        told.await;
+        assert_eq!(ground.jobs().await, 0);
+        ctl(rabbit, "0.8").await
+    };
+    let ((), rabbit) = tokio::join!(publishing, unblocked);
+    ground.expect_jobs(1).await;
+    eventually(SOON, async || links.ready().ok()).await;
+    running.stop().await;
+    ground.end().await;
+    drop(rabbit);
+}
+
+/// Sets the share of memory above which the broker takes nothing more.
+async fn ctl(rabbit: Rabbit, watermark: &'static str) -> Rabbit {
+    tokio::task::spawn_blocking(move || {
+        rabbit.ctl(&["set_vm_memory_high_watermark", watermark]).unwrap();
+        rabbit
+    })
+    .await
+    .unwrap()
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
