@@ -145,6 +145,12 @@ impl Bench {
         std::mem::take(&mut *self.log.lock().unwrap())
     }
 
+    /// Waits until the gate is so.
+    async fn turned(&mut self, open: bool) {
+        let turned = self.gate.wait_for(|is_open| *is_open == open);
+        tokio::time::timeout(Duration::from_secs(600), turned).await.unwrap().unwrap();
+    }
+
     fn statements(&self) -> u64 {
         self.intake.ledger.statements.swap(0, Ordering::Relaxed)
     }
@@ -220,13 +226,13 @@ async fn while_the_database_is_away_nothing_is_settled_and_the_gate_is_shut() {
     let (intake, stop) = (Arc::clone(&bench.intake), bench.stop.clone());
     let running = tokio_util::task::TaskTracker::new();
     let done = running.spawn(async move { intake.run(inbox, stop).await });
-    bench.gate.wait_for(|open| !open).await.unwrap();
+    bench.turned(false).await;
     tokio::time::sleep(Duration::from_secs(3600)).await;
     assert!(bench.log.lock().unwrap().is_empty());
     let tries = bench.statements();
     assert!((600..2000).contains(&tries), "back-off, then every few seconds: {tries}");
     bench.intake.ledger.away.store(false, Ordering::Relaxed);
-    bench.gate.wait_for(|open| *open).await.unwrap();
+    bench.turned(true).await;
     drop(sender);
     done.await.unwrap();
     assert_eq!(*bench.log.lock().unwrap(), [(0, "acked")]);
@@ -269,7 +275,7 @@ async fn above_max_waiting_no_more_is_taken() {
     // The ledger's count follows what was accepted, as a real one's does.
     tokio::time::sleep(Duration::from_millis(500)).await;
     bench.intake.ledger.waiting.store(100, Ordering::Relaxed);
-    bench.gate.wait_for(|open| !open).await.unwrap();
+    bench.turned(false).await;
     tokio::time::sleep(Duration::from_secs(60)).await;
     assert_eq!(bench.log.lock().unwrap().len(), 3);
     bench.intake.ledger.waiting.store(0, Ordering::Relaxed);
