@@ -309,7 +309,7 @@ fn any_change_of_content_changes_the_digest() {
         ("phone", json!("+14155552672")),
         ("name", json!("Ada")),
         ("model_id", json!("m")),
-        ("brand", json!("m")),
+        ("brand", json!("GB")),
         ("region", json!("GB")),
         ("from_phone_number", json!("+16286666348")),
         ("custom_variables", json!({"a": "b"})),
