@@ -15,7 +15,7 @@ use tokio_util::task::TaskTracker;
 use self::rows::{Format, Row};
 use super::progress::Progress;
 use super::{Context, Failure, output};
-use crate::broker::{self, Outgoing, PublishError, Publisher, Settings, Target};
+use crate::broker::{self, LinkState, Outgoing, PublishError, Publisher, Settings, Target};
 use crate::clock;
 use crate::config::Needs;
 use crate::core::backoff::Backoff;
@@ -61,6 +61,9 @@ pub async fn run(args: Args, context: &Context) -> Result<(), Failure> {
 
     let (tasks, stop) = (TaskTracker::new(), CancellationToken::new());
     let publisher = Publisher::start(settings, "publish", &tasks, stop.clone());
+    // Rows that wait for the link together would go out in any order; from here on they go in the file's.
+    let _ =
+        tokio::time::timeout(PATIENCE_AT_START, publisher.state().wait_for(|s| *s == LinkState::Up)).await;
     let (hand, mut rows) = mpsc::channel(WINDOW);
     let check = !args.no_check;
     let reading = tokio::task::spawn_blocking(move || {
