@@ -172,6 +172,11 @@ impl Calls {
         in_window.filter(|call| wanted.matches(call, now_ms)).collect()
     }
 
+    /// Every call kept, with the calls' own time at which it ends.
+    pub fn ends(&self) -> impl Iterator<Item = (&str, f64)> {
+        self.kept.iter().map(|call| (call.call_id.as_str(), call.began_ms + call.script.ends_at_ms))
+    }
+
     /// Ends every call that is going on, now.
     pub fn end_all(&mut self, now_ms: f64) -> usize {
         let live = self.kept.iter_mut().filter(|call| !call.has_ended(now_ms));

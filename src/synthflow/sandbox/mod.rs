@@ -20,6 +20,7 @@ mod timeline;
 mod wire;
 mod world;
 
+use std::collections::HashMap;
 use std::net::{Ipv4Addr, SocketAddr};
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -136,6 +137,14 @@ impl Sandbox {
 
     pub fn ledger_after(&self, seq: u64) -> Vec<Arc<LedgerEntry>> {
         self.shared.world().ledger.after(seq, usize::MAX)
+    }
+
+    /// When each call ends, in microseconds since the sandbox's start (as `mono_us` in the ledger), by call id; for
+    /// those made since `time_scale` was last changed.
+    pub fn call_ends_us(&self) -> HashMap<String, u64> {
+        let world = self.shared.world();
+        let ends = world.calls.ends();
+        ends.map(|(call_id, at_ms)| (call_id.to_owned(), world.timeline.real_us(at_ms))).collect()
     }
 
     pub fn stats(&self) -> Stats {

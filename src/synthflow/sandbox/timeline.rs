@@ -47,6 +47,11 @@ impl Timeline {
         self.since_call_ms + (at_us as f64 - self.since_us as f64) / 1000.0 * self.scale
     }
 
+    /// The real moment of a moment of the calls' own time, since the present scale began.
+    pub fn real_us(&self, call_ms: f64) -> u64 {
+        self.since_us.saturating_add(((call_ms - self.since_call_ms) / self.scale * 1000.0) as u64)
+    }
+
     /// How long `call_ms` of the calls' own time last in real time.
     pub fn real(&self, call_ms: f64) -> Duration {
         Duration::from_secs_f64((call_ms.max(0.0) / 1000.0 / self.scale).min(1e9))
