@@ -10,6 +10,7 @@ mod dead;
 mod properties;
 mod publisher;
 mod session;
+mod throwaway;
 mod topology;
 
 pub use connect::{BrokerError, Target, prepare};
@@ -18,6 +19,7 @@ pub use dead::{DeadMessage, DeadQueue, Replayed};
 pub use properties::Outgoing;
 pub use publisher::{PublishError, Publisher};
 pub use session::{LinkState, Links};
+pub use throwaway::{present, remove};
 pub use topology::{DEAD, EVENTS, JOBS};
 
 /// Where the broker is, and what may be done to it.

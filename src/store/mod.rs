@@ -16,6 +16,7 @@ mod roles;
 pub mod routing;
 mod schema;
 pub mod stops;
+pub mod throwaway;
 mod upkeep;
 mod world;
 

@@ -58,6 +58,27 @@ async fn rows(pool: &PgPool, query: &'static str) -> Answer<Vec<Value>> {
     sqlx::query(query).fetch_all(pool).await?.iter().map(|row| row.try_get(0)).collect()
 }
 
+/// Every job: for a database as small as a demo's.
+///
+/// # Errors
+/// The database's.
+pub async fn jobs(pool: &PgPool) -> Answer<Vec<Value>> {
+    rows(pool, "select to_jsonb(v) from reporting.jobs v order by job_id").await
+}
+
+/// How attempts stand, and how many.
+///
+/// # Errors
+/// The database's.
+pub async fn outcomes(pool: &PgPool) -> Answer<Vec<Value>> {
+    rows(
+        pool,
+        "select jsonb_build_object('state', state, 'disposition', disposition, 'reason', reason, 'calls', count(*))
+         from reporting.calls group by state, disposition, reason order by count(*) desc",
+    )
+    .await
+}
+
 /// Everything that is known of a job.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct JobStory {
