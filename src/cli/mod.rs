@@ -7,6 +7,7 @@ mod account;
 mod campaign;
 mod check;
 mod dead;
+mod demo;
 mod failure;
 mod job;
 mod migrate;
@@ -65,6 +66,8 @@ enum Command {
     Dead(dead::Args),
     /// Show a job's whole story, or cancel it
     Job(job::Args),
+    /// Show the main job on this machine: two workers, 2,000 jobs, a stand-in for Synthflow, and a check of the result
+    Demo(demo::Args),
     /// List numbers and what is used of their limits
     Number(number::Args),
     /// Bring the database's schema up to this version
@@ -137,6 +140,7 @@ async fn dispatch(command: Command, context: &Context) -> Result<(), Failure> {
         Command::Publish(args) => publish::run(args, context).await,
         Command::Schema(args) => schema::run(args, context).await,
         Command::Job(args) => job::run(args, context).await,
+        Command::Demo(args) => demo::run(args, context).await,
         Command::Number(args) => number::run(args, context).await,
         Command::Migrate(args) => migrate::run(args, context).await,
         Command::Routing(args) => routing::run(args, context).await,

@@ -7,6 +7,7 @@
 )]
 
 mod commands;
+mod demo;
 mod ends;
 mod intake;
 mod main_job;
