@@ -30,6 +30,9 @@ const NUMBERS: [&str; 8] = [
 ];
 const REGIONS: [&str; 6] = ["US", "US-CA", "US-NY", "CA-ON", "GB", "FR"];
 
+/// (Place of the rule, its numbers) of every tier; one without numbers is the agent's default.
+type Tiers = Vec<(Option<usize>, Vec<E164>)>;
+
 /// Which of a rule's numbers may be used.
 fn slow_candidates(world: &World, pool: &[&E164], rule: &Rule) -> Vec<E164> {
     let mut found = Vec::new();
@@ -71,9 +74,8 @@ fn slow_matches(rule: &Rule, class: &Class, brand: Option<&Brand>) -> bool {
         && (keys.model_id.is_empty() || keys.model_id.iter().any(|m| *m == model()))
 }
 
-/// For worlds in which nothing but the rules decides: (place of the rule, its numbers) of every tier; a tier without
-/// numbers is the agent's default.
-fn slow_tiers(world: &World, class: &Class) -> Result<Vec<(Option<usize>, Vec<E164>)>, Decision> {
+/// For worlds in which nothing but the rules decides.
+fn slow_tiers(world: &World, class: &Class) -> Result<Tiers, Decision> {
     let settings = world.rules.settings();
     let campaign = settings.campaigns.iter().find(|c| c.id == class.campaign);
     let brand = class.brand.clone().or(campaign.and_then(|c| c.brand.clone()));
@@ -228,7 +230,7 @@ fn entry(of: &'static str) -> impl Generator<Value = NumberSettings> {
     })
 }
 
-fn settings() -> impl Generator<Value = Settings> {
+pub(crate) fn settings() -> impl Generator<Value = Settings> {
     let entries: Vec<_> = NUMBERS.iter().map(|of| option::weighted(0.7, entry(of))).collect();
     let campaign = option::of(brands().prop_map(|brands| {
         let mut campaign = CampaignSettings::unknown(CampaignId::parse("c").unwrap());
@@ -296,7 +298,7 @@ fn uses() -> impl Generator<Value = HashMap<E164, NumberUse>> {
 }
 
 /// A plan's tiers as the reference gives them.
-fn seen(decision: &Decision) -> Result<Vec<(Option<usize>, Vec<E164>)>, Decision> {
+fn seen(decision: &Decision) -> Result<Tiers, Decision> {
     let Decision::Dial(plan) = decision else { return Err(decision.clone()) };
     let place = |source: &TierSource| match source {
         TierSource::Rule { index, .. } | TierSource::AgentDefault { rule: Some((index, _)) } => Some(*index),

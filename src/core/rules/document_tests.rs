@@ -1,4 +1,4 @@
-use proptest::prelude::{Strategy as Generator, any, prop_assert, prop_oneof, proptest};
+use proptest::prelude::{Strategy as Generator, any, prop_assert, prop_assert_eq, prop_oneof, proptest};
 
 use super::*;
 
@@ -233,7 +233,121 @@ fn fragment() -> impl Generator<Value = String> {
     prop_oneof![8 => proptest::sample::select(words), 1 => any::<String>()]
 }
 
+/// A document that says what the settings say, written apart from the reader.
+fn written(settings: &Settings) -> String {
+    let mut text = format!("[defaults]\nno_route = \"{}\"\n", settings.defaults.no_route);
+    text += &format!("number_limits = {}\n", limits_written(&settings.defaults.number_limits));
+    let optional =
+        |key: &str, value: Option<String>| value.map_or(String::new(), |v| format!("{key} = {v:?}\n"));
+    for agent in &settings.agents {
+        text += &format!("[[agent]]\nmodel_id = {:?}\naccount = {:?}\n", agent.model_id, agent.account);
+        text += &optional("name", agent.name.clone());
+    }
+    for entry in &settings.numbers {
+        text += &format!("[[number]]\nnumber = {:?}\nweight = {}\n", entry.number.as_str(), entry.weight);
+        text += &optional("brand", entry.brand.as_ref().map(Brand::to_string));
+        text += &optional("region", entry.region.map(|r| r.to_string()));
+        text += &format!("tags = {:?}\nlimits = {}\n", entry.tags, limits_written(&entry.limits));
+    }
+    for campaign in &settings.campaigns {
+        text += &format!("[[campaign]]\nid = {:?}\nweight = {}\n", campaign.id, campaign.weight);
+        text += &optional("brand", campaign.brand.as_ref().map(Brand::to_string));
+        text += &optional("model_id", campaign.model_id.as_ref().map(ModelId::to_string));
+        text += &format!("limits = {}\n", limits_written(&campaign.limits));
+        text += &format!("expires_after = \"{}s\"\n", campaign.expires_after.as_secs());
+        if let Some(destinations) = &campaign.destinations {
+            let countries: Vec<_> = destinations.iter().map(|c| c.as_str()).collect();
+            text += &format!("destinations = {countries:?}\n");
+        }
+        if let Some(window) = &campaign.window {
+            let days: Vec<_> = window.days().iter().map(|day| day.to_string().to_lowercase()).collect();
+            let (from, to) = (window.from(), window.to());
+            text += &format!("window = {{ days = {days:?}, from = \"{from}\", to = \"{to}\" }}\n");
+        }
+    }
+    for rule in &settings.rules {
+        let (matches, uses) = (&rule.matches, &rule.uses);
+        let texts = |list: &[Region]| list.iter().map(Region::to_string).collect::<Vec<_>>();
+        let numbers: Vec<_> = uses.numbers.iter().map(E164::as_str).collect();
+        text += &format!("[[rule]]\nname = {:?}\n", rule.name);
+        text += &format!("match = {{ brand = {:?}, region = {:?}, ", matches.brand, texts(&matches.region));
+        text += &format!("campaign = {:?}, model_id = {:?} }}\n", matches.campaign, matches.model_id);
+        text += &format!("use = {{ brand = {:?}, region = {:?}, ", uses.brand, texts(&uses.region));
+        text += &format!("tags = {:?}, numbers = {numbers:?} }}\n", uses.tags);
+        text += &format!("strategy = \"{}\"\nsticky = {}\n", rule.strategy, rule.sticky);
+        text += &format!("overflow = \"{}\"\notherwise = \"{}\"\n", rule.overflow, rule.otherwise);
+    }
+    text
+}
+
+fn limits_written(limits: &Limits) -> String {
+    let all = [
+        ("per_second", limits.per_second),
+        ("per_minute", limits.per_minute),
+        ("per_hour", limits.per_hour),
+        ("per_day", limits.per_day),
+        ("concurrent", limits.concurrent),
+    ];
+    let set: Vec<_> = all.iter().filter_map(|(key, limit)| limit.map(|n| format!("{key} = {n}"))).collect();
+    format!("{{ {} }}", set.join(", "))
+}
+
+fn limits() -> impl Generator<Value = Limits> {
+    let limit = || proptest::option::of(1u32..10_000);
+    (limit(), limit(), limit(), limit(), limit()).prop_map(
+        |(per_second, per_minute, per_hour, per_day, concurrent)| Limits {
+            per_second,
+            per_minute,
+            per_hour,
+            per_day,
+            concurrent,
+        },
+    )
+}
+
+fn window() -> impl Generator<Value = Window> {
+    let days =
+        [Weekday::Mon, Weekday::Tue, Weekday::Wed, Weekday::Thu, Weekday::Fri, Weekday::Sat, Weekday::Sun];
+    let time = |h: u16, m: u16| LocalTime::parse(&format!("{h:02}:{m:02}")).unwrap();
+    (proptest::sample::subsequence(days.to_vec(), 1..=7), 0u16..24, 0u16..60, 0u16..=24)
+        .prop_map(move |(days, hour, minute, to)| Window::new(days, time(hour, minute), time(to, 0)).unwrap())
+}
+
+/// Every setting there is: those of the reference, and what it leaves at rest.
+fn any_settings() -> impl Generator<Value = Settings> {
+    let more = (limits(), limits(), limits(), proptest::option::of(window()), 60u64..1_000_000);
+    (crate::core::decide::reference::settings(), more).prop_map(
+        |(mut settings, (defaults, numbers, campaigns, window, expires_after))| {
+            settings.defaults.number_limits = defaults;
+            settings.numbers.iter_mut().for_each(|entry| entry.limits = numbers);
+            for campaign in &mut settings.campaigns {
+                campaign.limits = campaigns;
+                campaign.window = window.clone();
+                campaign.expires_after = Duration::from_secs(expires_after);
+            }
+            for (at, rule) in settings.rules.iter_mut().enumerate() {
+                rule.name = format!("rule {at} \"quoted\"");
+            }
+            settings.agents = vec![AgentSettings {
+                model_id: ModelId::parse("m").unwrap(),
+                name: Some("Acme".to_owned()),
+                account: AccountName::parse("two").unwrap(),
+            }];
+            settings
+        },
+    )
+}
+
 proptest! {
+    #[test]
+    fn what_is_written_is_what_is_read(settings in any_settings()) {
+        let source = written(&settings);
+        let read = parse(&source);
+        prop_assert_eq!(read.as_ref(), Ok(&settings), "{}", source);
+        let stored = serde_json::to_value(&settings).unwrap();
+        prop_assert_eq!(serde_json::from_value::<Settings>(stored).unwrap(), settings);
+    }
+
     #[test]
     fn no_document_makes_it_panic(pieces in proptest::collection::vec(fragment(), 0..80)) {
         let source = pieces.concat();
