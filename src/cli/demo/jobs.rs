@@ -150,7 +150,7 @@ impl Maker {
         let step = (self.lines.len() / (2 * each + 1)).max(1);
         let good = (0..self.lines.len()).filter(|&at| self.lines[at].ends == Ends::Called).step_by(step);
         let (twins, rivals): (Vec<usize>, Vec<usize>) =
-            good.take(2 * each).partition(|at| at / step % 2 == 0);
+            good.take(2 * each).partition(|at| (at / step).is_multiple_of(2));
         for at in twins {
             let twin = self.lines[at].clone();
             let written =

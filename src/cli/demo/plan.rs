@@ -65,14 +65,14 @@ pub const NUMBERS: &[Number] = &[
     Number { number: "+12125550103", brand: "acme", serves: &[California, States], most: most(10) },
     Number { number: "+13125550104", brand: "acme", serves: &[California, States], most: most(10) },
     Number { number: "+13055550105", brand: "acme", serves: &[California, States], most: most(10) },
-    Number { number: "+14165550106", brand: "acme", serves: &[Canada], most: most_at_once(8, 5) },
-    Number { number: "+16045550107", brand: "acme", serves: &[Canada], most: most(6) },
+    Number { number: "+14165550106", brand: "acme", serves: &[Canada], most: most_at_once(8, 8) },
+    Number { number: "+16045550107", brand: "acme", serves: &[Canada], most: most(8) },
     Number { number: "+442079460108", brand: "acme", serves: &[Britain], most: most(13) },
-    Number { number: "+441614960109", brand: "acme", serves: &[Britain], most: most_at_once(13, 12) },
+    Number { number: "+441614960109", brand: "acme", serves: &[Britain], most: most_at_once(13, 16) },
     Number { number: "+16465550110", brand: "globex", serves: &[California, States], most: most(9) },
     Number { number: "+12135550111", brand: "globex", serves: &[California, States], most: most(6) },
     Number { number: "+15145550112", brand: "globex", serves: &[Canada], most: most(5) },
-    Number { number: "+441134960113", brand: "globex", serves: &[Britain], most: most_at_once(5, 6) },
+    Number { number: "+441134960113", brand: "globex", serves: &[Britain], most: most_at_once(5, 7) },
 ];
 
 #[derive(Debug, Clone, Copy)]
