@@ -13,6 +13,7 @@ use super::fair::Turns;
 use super::ids::{AccountName, CampaignId, ClassNo, JobNo};
 use super::ledger::{Ask, StickyAsk, StickyKey, Waiting};
 use super::phone::E164;
+use super::place::Region;
 use super::usage::UsageBook;
 
 /// A class that may be dialed, with the first of its waiting jobs.
@@ -22,6 +23,8 @@ pub struct Offer {
     pub campaign: CampaignId,
     /// The campaign's share of what is scarce.
     pub weight: u32,
+    /// Where its callees are, as the rules see it.
+    pub region: Option<Region>,
     /// Its jobs are parked on this number.
     pub sticky: Option<E164>,
     pub plan: Arc<Plan>,
@@ -36,6 +39,7 @@ pub struct Offer {
 pub struct Pick {
     pub ask: Ask,
     pub class_no: ClassNo,
+    pub region: Option<Region>,
     pub weight: u32,
     pub plan: Arc<Plan>,
     /// Place in [`Plan::tiers`].
@@ -220,6 +224,7 @@ impl Offer {
                 sticky,
             },
             class_no: self.class_no,
+            region: self.region,
             weight: self.weight,
             plan: Arc::clone(&self.plan),
             tier,

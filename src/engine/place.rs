@@ -29,7 +29,7 @@ use crate::core::decide::{World, brief};
 use crate::core::ids::{AccountName, AttemptId, CampaignId, JobNo, ModelId};
 use crate::core::ledger::{Authorised, Became, Leave, NoLeave, Settlement};
 use crate::core::outcome::{NotPlaced, NotSentCause, PlaceOutcome, Sent, Verdict, judge};
-use crate::core::phone::{E164, place_of};
+use crate::core::phone::E164;
 use crate::core::states::Reason;
 
 /// The most to a statement.
@@ -188,7 +188,7 @@ impl<L: PlaceLedger, C: Caller, D: Desk, M: PlaceMeter> Desks<L, C, D, M> {
             attempt,
             model: plan.model.clone(),
             brand: plan.brand.clone(),
-            region: place_of(&job.reserved.phone).region,
+            region: job.pick.region,
             rule: source.map(|s| s.name().to_owned()),
             decision: decision(&self.parts.world.borrow(), job),
             window_until: job.window_until,

@@ -362,6 +362,7 @@ fn offers(
                 class_no,
                 campaign: class.campaign.clone(),
                 weight: world.rules.campaign_weight(&class.campaign),
+                region: class.region,
                 sticky: class.sticky.clone(),
                 plan,
                 jobs: VecDeque::from(jobs),
