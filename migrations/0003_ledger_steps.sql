@@ -142,11 +142,12 @@ begin
         on conflict (model_id, brand, phone) do nothing;
     end if;
 
-    with due as (
-        update outdial.accounts a set breaker_until = v_now + interval '30 seconds'
-        where a.name = any (p_account) and a.unknown_in_a_row >= 5 and a.breaker_until <= v_now
-        returning a.name
-    ) select array_agg(name) into v_probe from due;
+    -- The breaker's time is over: the first job of the account that can have a slot is let through, and no other while
+    -- nobody knows what becomes of it.
+    v_probe := array(select a.name from outdial.accounts a
+                     where a.name = any (p_account) and a.unknown_in_a_row >= 5 and a.breaker_until <= v_now
+                       and not exists (select 1 from outdial.reservations r where r.account = a.name)
+                       and not exists (select 1 from outdial.live l where l.account = a.name and l.state = 'submitting'));
 
     return query
     with taken as materialized (
@@ -165,9 +166,7 @@ begin
                     when t.expires_at <= v_now then 'expired'
                     when acc.state <> 'active' then 'account_paused'
                     when acc.backoff_until > v_now then 'account_limit'
-                    when acc.unknown_in_a_row >= 5
-                         and not (acc.name = any (coalesce(v_probe, '{}'))
-                                  and row_number() over (partition by a.account order by a.ord) = 1) then 'provider_unavailable'
+                    when acc.unknown_in_a_row >= 5 and acc.name <> all (v_probe) then 'provider_unavailable'
                     when a.sticky_model is not null and s.number is distinct from a.number then 'sticky'
                end as barred,
                case when acc.backoff_until > v_now then acc.backoff_until
@@ -209,8 +208,11 @@ begin
               from by_campaign b where not over and at <= v_now + p_lead + p_horizon) q
         cross join lateral (select q.ord, q.at, q.x_no, q.x_last, q.x_slot0, q.x_room, q.x1, q.x2, q.x3, q.x4, q.place2 as place) r
     ), granted as materialized (
-        select c.*, b.at from by_account b join cand c using (ord)
-        where not b.over and b.at <= v_now + p_lead + p_horizon
+        select * from (
+            select c.*, b.at, row_number() over (partition by c.account order by b.at, c.ord) as place
+            from by_account b join cand c using (ord)
+            where not b.over and b.at <= v_now + p_lead + p_horizon) c
+        where c.place = 1 or c.account <> all (v_probe)
     ), gone as (
         delete from outdial.work w using granted g where w.job_no = g.job
     ), reserved as (
@@ -239,6 +241,7 @@ begin
                 when c.barred is not null then c.barred
                 when bc.ord is null then 'number_limit'
                 when ba.ord is null then 'campaign_limit'
+                when c.account = any (v_probe) then 'provider_unavailable'
                 else 'account_limit' end,
            case when g.job is not null then null
                 when c.barred is not null then c.barred_until

@@ -27,6 +27,7 @@ use crate::core::ledger::{Reserved, SlotTerms};
 use crate::core::phone::E164;
 use crate::core::pick::Pick;
 use crate::core::rules::Limits;
+use crate::core::states::Reason;
 use crate::core::usage::UsageBook;
 use classes::Classes;
 
@@ -108,7 +109,8 @@ struct State {
     turns: Turns,
     /// At their limit until then.
     campaigns_shut: HashMap<CampaignId, DateTime<Utc>>,
-    accounts_shut: HashMap<AccountName, DateTime<Utc>>,
+    /// Likewise, or the provider is out of reach by them.
+    accounts_shut: HashMap<AccountName, (Reason, DateTime<Utc>)>,
     share: (u32, u32),
     share_read: Option<tokio::time::Instant>,
     usage_due: Option<tokio::time::Instant>,
@@ -185,7 +187,7 @@ fn log_pass_error(error: &LedgerError) {
 impl State {
     fn forget_past(&mut self, now: DateTime<Utc>) {
         self.campaigns_shut.retain(|_, until| *until > now);
-        self.accounts_shut.retain(|_, until| *until > now);
+        self.accounts_shut.retain(|_, (_, until)| *until > now);
     }
 
     fn is_share_old(&self) -> bool {

@@ -167,8 +167,8 @@ impl<L: DispatchLedger> Dispatch<L> {
         if !self.accounts_here.usable(&plan.account) {
             return Some((Reason::AccountPaused, None));
         }
-        if let Some(until) = state.accounts_shut.get(&plan.account) {
-            return Some((Reason::AccountLimit, Some(*until)));
+        if let Some((reason, until)) = state.accounts_shut.get(&plan.account) {
+            return Some((*reason, Some(*until)));
         }
         if let Some(until) = state.campaigns_shut.get(&class.campaign) {
             return Some((Reason::CampaignLimit, Some(*until)));

@@ -14,6 +14,9 @@ use crate::core::pick::{Pick, Picked};
 use crate::core::states::Reason;
 use crate::engine::ledger::{DispatchLedger, LedgerError};
 
+/// Between two looks whether a probe has shown that the provider is back.
+const PROBE_LOOK: TimeDelta = TimeDelta::milliseconds(100);
+
 /// What came of asking.
 #[derive(Default)]
 pub(super) struct Outcome {
@@ -97,12 +100,15 @@ impl State {
                 waits.set(pick.class_no, Reason::CampaignLimit, soon());
             }
             NoSlot::AccountLimit => {
-                self.accounts_shut.extend(soon().map(|until| (ask.account.clone(), until)));
+                let shut = |until| (ask.account.clone(), (Reason::AccountLimit, until));
+                self.accounts_shut.extend(soon().map(shut));
                 waits.set(pick.class_no, Reason::AccountLimit, soon());
             }
             NoSlot::ProviderUnavailable => {
-                self.accounts_shut.extend(soon().map(|until| (ask.account.clone(), until)));
-                waits.set(pick.class_no, Reason::ProviderUnavailable, soon());
+                // Past already while a probe is under way: its answer is waited for.
+                let until = next_at.filter(|at| *at > now).unwrap_or(now + PROBE_LOOK);
+                self.accounts_shut.insert(ask.account.clone(), (Reason::ProviderUnavailable, until));
+                waits.set(pick.class_no, Reason::ProviderUnavailable, Some(until));
             }
             NoSlot::NoLimits => waits.set(pick.class_no, Reason::PoolUnknown, None),
             // The world is about to change, or somebody else was first: the next pass knows more.
