@@ -332,6 +332,8 @@ begin
         from (select thing_no, count(*) n from things group by thing_no) f where l.thing_no = f.thing_no
     )
     select array_agg(thing_no), array_agg(slot), (select count(*) from gone) into v_drop_thing, v_drop_slot, v_n from things;
+    -- Somebody else was faster: authorised, canceled or taken over.
+    if v_n = 0 then return 0; end if;
     perform outdial.mend_grants(v_drop_thing, v_drop_slot, array_fill(null::timestamptz, array[cardinality(v_drop_slot)]));
     return v_n;
 end $$;

@@ -155,9 +155,10 @@ impl<L: PlaceLedger, C: Caller, D: Desk, M: PlaceMeter> Desks<L, C, D, M> {
             Ok(Ok(Authorised::Go { .. })) => {}
             Ok(Ok(Authorised::No(why))) => return self.no_leave(job, why).await,
             Ok(Err(_)) | Err(_) => {
-                // Whether it was committed is not known, but nothing was sent: both ends are tidied up.
-                self.write(nothing_sent(attempt)).await;
-                return self.hand_back(job, "unavailable").await;
+                // Whether it was committed, or still will be, is not known, but nothing was sent: both ends are tidied
+                // up. Without its reservation no leave can be given any more; so that goes first.
+                self.hand_back(job, "unavailable").await;
+                return self.write(nothing_sent(attempt)).await;
             }
         }
         let (verdict, arrived_by) = self.send(job, attempt, unsent).await;
