@@ -250,6 +250,7 @@ create table outdial.attempts (
     provider_status text,
     end_reason text,
     provider_error text,
+    provider_answer text,                           -- of anything but a plain success, as it came: may hold phone numbers
     from_phone_number_reported text,
     caller_id_verified boolean,
     dry_run boolean not null default false,

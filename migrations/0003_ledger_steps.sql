@@ -413,7 +413,8 @@ end $$;
 -- Answers the campaigns that five refusals in a row have reached. Running it again changes nothing.
 create function outdial.settle(
     p_attempt uuid[], p_outcome text[], p_call_id text[], p_http_status smallint[], p_error text[], p_reason text[],
-    p_ready timestamptz[], p_signal text[], p_backoff_ms int[], p_arrived timestamptz[], p_slack interval, p_events text[]
+    p_ready timestamptz[], p_signal text[], p_backoff_ms int[], p_arrived timestamptz[], p_slack interval, p_events text[],
+    p_answer text[] default null
 ) returns table (campaign_id text, refused_in_a_row int) language plpgsql as $$
 #variable_conflict use_column
 declare
@@ -434,10 +435,10 @@ begin
     v_now := clock_timestamp();
 
     with said as (
-        select * from unnest(p_attempt, p_outcome, p_call_id, p_http_status, p_error, p_reason, p_ready, p_arrived)
-            o(attempt, outcome, call_id, http_status, error, reason, ready, arrived)
+        select * from unnest(p_attempt, p_outcome, p_call_id, p_http_status, p_error, p_reason, p_ready, p_arrived, p_answer)
+            o(attempt, outcome, call_id, http_status, error, reason, ready, arrived, answer)
     ), mine as materialized (
-        select l.*, s.outcome, s.call_id said_call_id, s.http_status, s.error, s.reason, s.ready, s.arrived
+        select l.*, s.outcome, s.call_id said_call_id, s.http_status, s.error, s.reason, s.ready, s.arrived, s.answer
         from outdial.live l join said s on s.attempt = l.attempt_id
         -- `placed` already: the provider was heard elsewhere first; only what is missing is added.
         where l.state in ('submitting', 'unknown') and not (l.state = 'unknown' and s.outcome = 'unknown')
@@ -445,7 +446,8 @@ begin
     ), tried as (
         update outdial.attempts a set
             state = case m.outcome when 'placed' then 'placed' when 'unknown' then 'unknown' else 'not_placed' end,
-            call_id = coalesce(a.call_id, m.said_call_id), http_status = m.http_status, provider_error = m.error, reason = m.reason,
+            call_id = coalesce(a.call_id, m.said_call_id), http_status = m.http_status, provider_error = m.error, provider_answer = m.answer,
+            reason = m.reason,
             placed_at = case when m.outcome = 'placed' then v_now end
         from mine m where a.job_no = m.job_no and a.attempt_no = m.attempt_no
         returning a.job_no, a.attempt_no, a.call_id, a.from_phone_number

@@ -166,6 +166,8 @@ pub struct Settlement {
     pub http_status: Option<u16>,
     /// For people: bounded, phone numbers masked.
     pub error: Option<String>,
+    /// The provider's answer as it came, of anything but a plain success; bounded.
+    pub answer: Option<String>,
     pub signal: Option<Signal>,
     /// The call may have arrived as late as then, which is later than its slot and the slack allow. The limits keep
     /// their distance from it.

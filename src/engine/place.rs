@@ -316,6 +316,7 @@ impl<L: PlaceLedger, C: Caller, D: Desk, M: PlaceMeter> Desks<L, C, D, M> {
             became,
             http_status: verdict.http_status,
             error: verdict.provider_error,
+            answer: verdict.raw,
             signal: settle::signal(&verdict.outcome, verdict.http_status),
             arrived_by: None,
         }
@@ -339,7 +340,15 @@ impl<L: PlaceLedger, C: Caller, D: Desk, M: PlaceMeter> Desks<L, C, D, M> {
 
 fn nothing_sent(attempt: AttemptId) -> Settlement {
     let became = Became::Unsent { reason: Reason::Queued, ready_in: None };
-    Settlement { attempt, became, http_status: None, error: None, signal: None, arrived_by: None }
+    Settlement {
+        attempt,
+        became,
+        http_status: None,
+        error: None,
+        answer: None,
+        signal: None,
+        arrived_by: None,
+    }
 }
 
 fn call_of(job: &Slotted, attempt: AttemptId) -> PlaceCall {

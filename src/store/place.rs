@@ -90,6 +90,7 @@ impl PlaceLedger for Ledger {
         let statuses: Vec<Option<i16>> =
             settlements.iter().map(|s| s.http_status.and_then(|n| i16::try_from(n).ok())).collect();
         let errors: Vec<Option<&str>> = settlements.iter().map(|s| s.error.as_deref()).collect();
+        let answers: Vec<Option<&str>> = settlements.iter().map(|s| s.answer.as_deref()).collect();
         let reasons: Vec<Option<&str>> =
             settlements.iter().map(|s| reason(&s.became).map(Reason::as_str)).collect();
         let waits: Vec<Option<i64>> = settlements.iter().map(|s| ready_in_ms(&s.became)).collect();
@@ -99,8 +100,8 @@ impl PlaceLedger for Ledger {
             "select campaign_id from outdial.settle($1, $2, $3, $4, $5, $6,
                 array(select clock_timestamp() + w * interval '1 millisecond'
                       from unnest($7::bigint[]) with ordinality x(w, o) order by o),
-                $8, $9, $10, $11, $12)
-             where refused_in_a_row >= $13",
+                $8, $9, $10, $11, $12, $13)
+             where refused_in_a_row >= $14",
         )
         .bind(attempts)
         .bind(outcomes)
@@ -114,6 +115,7 @@ impl PlaceLedger for Ledger {
         .bind(arrived)
         .bind(interval(slack))
         .bind(self.events())
+        .bind(answers)
         .bind(REFUSALS_MAX)
         .fetch_all(&self.pool)
         .await
