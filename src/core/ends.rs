@@ -65,6 +65,11 @@ impl End {
         }
     }
 
+    /// Of a call that was never made.
+    pub fn dry_run(attempt: AttemptId) -> Self {
+        Self { reason: None, ..Self::unknown(attempt) }
+    }
+
     /// What a record tells of the end; `None`: the call goes on. `now` bounds what the provider's clock says.
     pub fn of_record(attempt: AttemptId, record: &CallRecord, now: DateTime<Utc>) -> Option<Self> {
         let said = (record.status.as_deref(), record.end_reason.as_deref(), record.error_message.as_deref());

@@ -7,9 +7,11 @@ use sqlx::Row;
 use uuid::Uuid;
 
 use super::ledger::{Ledger, interval, ledger_error, unreadable};
+use crate::core::ends::End;
 use crate::core::ids::{CampaignId, JobNo};
 use crate::core::ledger::{Authorised, Became, Leave, NoLeave, Settlement, Signal};
 use crate::core::states::Reason;
+use crate::engine::ends::EndsLedger;
 use crate::engine::ledger::{LedgerError, PlaceLedger};
 
 /// So many refusals by the provider in a row pause a campaign.
@@ -120,9 +122,21 @@ impl PlaceLedger for Ledger {
         .fetch_all(&self.pool)
         .await
         .map_err(ledger_error)?;
+        if self.dry_run {
+            self.end_dry_run(settlements).await?;
+        }
         rows.iter()
             .map(|row| CampaignId::parse(row.get(0)).map_err(|_| unreadable("a campaign id")))
             .collect()
+    }
+}
+
+impl Ledger {
+    /// Nobody was called, so nobody will tell of an end. Running it again changes nothing.
+    async fn end_dry_run(&self, settlements: &[Settlement]) -> Result<(), LedgerError> {
+        let placed = settlements.iter().filter(|s| matches!(s.became, Became::Placed { .. }));
+        let ends: Vec<End> = placed.map(|s| End::dry_run(s.attempt)).collect();
+        self.finish(&ends).await.map(drop)
     }
 }
 
