@@ -6,6 +6,7 @@
     reason = "a test ends where its ground gives way"
 )]
 
+mod answers;
 mod commands;
 mod demo;
 mod ends;
@@ -19,4 +20,6 @@ mod refusals;
 mod routing;
 mod seeded;
 mod servers;
+mod starting;
+mod stops;
 mod support;

@@ -2,13 +2,17 @@
 #![expect(dead_code, reason = "each theme uses its own part")]
 
 mod binary;
+mod listener;
+mod proof;
 mod shared;
 pub mod stage;
 
 pub use binary::Outdial;
+pub use listener::Listener;
+pub use proof::{assert_discreet, gaps_s, posts_by_phone};
 pub use shared::Database;
 pub use shared::Vhost;
-pub use shared::{database, given_vhost, own_postgres, own_rabbit, vhost};
+pub use shared::{database, database_on, given_vhost, own_postgres, own_rabbit, vhost};
 
 use std::future::Future;
 use std::time::Duration;

@@ -63,6 +63,17 @@ pub async fn database() -> Database {
     Database { url, name, admin_url }
 }
 
+/// A database with all migrations applied, on a server of the test's own.
+pub async fn database_on(server: &Postgres) -> Database {
+    let (name, admin_url) = ("outdial_test".to_owned(), server.url("postgres"));
+    let mut admin = connect(&admin_url).await;
+    run(&mut admin, format!("CREATE DATABASE {name}")).await;
+    let pool = sqlx::PgPool::connect(&server.url(&name)).await.unwrap();
+    store::migrate(&pool).await.unwrap_or_else(|error| panic!("migrations: {error}"));
+    pool.close().await;
+    Database { url: server.url(&name), name, admin_url }
+}
+
 impl Drop for Database {
     fn drop(&mut self) {
         let (admin_url, name) = (self.admin_url.clone(), self.name.clone());
@@ -119,6 +130,13 @@ async fn run(connection: &mut PgConnection, statement: String) {
 pub struct Vhost {
     pub url: String,
     _turn: Option<OwnedMutexGuard<()>>,
+}
+
+impl Vhost {
+    /// Of a broker of the test's own.
+    pub fn of(server: &Rabbit) -> Self {
+        Self { url: server.amqp_url(), _turn: None }
+    }
 }
 
 pub async fn vhost() -> Vhost {

@@ -15,6 +15,8 @@ use super::{Database, Outdial, Vhost, database, eventually, vhost};
 pub const KEY: &str = "sandbox-key";
 /// The agent of most tests.
 pub const AGENT: &str = "agent-1";
+/// Every callee's name: one that stands in no other text.
+pub const NAME: &str = "Ada Canarybird";
 
 pub struct Stage {
     pub database: Database,
@@ -54,7 +56,11 @@ pub const ANY_NUMBER: &str = "[[rule]]\nname = \"any\"\nstrategy = \"least_used\
 
 impl Stage {
     pub async fn new(config: SandboxConfig) -> Self {
-        let (database, vhost) = (database().await, vhost().await);
+        Self::on(config, database().await, vhost().await).await
+    }
+
+    /// On servers of the test's own choice.
+    pub async fn on(config: SandboxConfig, database: Database, vhost: Vhost) -> Self {
         let sandbox = Sandbox::start(config).await.unwrap();
         let db = PgPool::connect(&database.url).await.unwrap();
         Self { database, vhost, sandbox, db }
@@ -170,7 +176,7 @@ impl Stage {
 
 /// A job of a campaign.
 pub fn job(id: &str, campaign: &str, phone: &str) -> Value {
-    json!({ "job_id": id, "campaign_id": campaign, "phone": phone, "name": "Ada", "model_id": AGENT })
+    json!({ "job_id": id, "campaign_id": campaign, "phone": phone, "name": NAME, "model_id": AGENT })
 }
 
 /// `n` jobs of a campaign, each to another callee.

@@ -1,0 +1,196 @@
+//! Stops on running workers under load: pauses, cancels, orderly ends, kills, and servers that go away.
+
+mod deaths;
+mod servers;
+
+use std::collections::HashSet;
+use std::time::Duration;
+
+use chrono::{DateTime, Utc};
+use lapin::options::{BasicPublishOptions, ConfirmSelectOptions};
+use lapin::{BasicProperties, Connection, ConnectionProperties};
+use serde_json::{Value, json};
+use sqlx::AssertSqlSafe;
+
+use crate::support::eventually;
+use crate::support::stage::{ANY_NUMBER, Stage, job, jobs, numbers, sandbox_config};
+
+const SOON: Duration = Duration::from_secs(60);
+const LONG: Duration = Duration::from_secs(120);
+
+/// Ten numbers of 15 calls a second: a thousand jobs are a load for seven seconds.
+async fn stage(rest: &str) -> Stage {
+    let stage = Stage::new(sandbox_config(&numbers(10))).await;
+    route(&stage, rest).await;
+    stage
+}
+
+async fn route(stage: &Stage, rest: &str) {
+    stage.route("per_second = 15", &format!("{rest}\n{ANY_NUMBER}")).await;
+}
+
+async fn moment(stage: &Stage, query: &str) -> DateTime<Utc> {
+    sqlx::query_scalar(AssertSqlSafe(query.to_owned())).fetch_one(&stage.db).await.unwrap()
+}
+
+/// Since `stop`, which is its own commit at the latest, nothing `of` this was authorised, and 1 s later nothing arrived.
+async fn assert_nothing_since(stage: &Stage, stop: DateTime<Utc>, of: &str) {
+    let late: i64 = sqlx::query_scalar(AssertSqlSafe(format!(
+        "select count(*) from outdial.attempts where submitted_at > $1 and {of}"
+    )))
+    .bind(stop)
+    .fetch_one(&stage.db)
+    .await
+    .unwrap();
+    assert_eq!(late, 0, "authorised after the stop");
+    let attempts: Vec<String> = sqlx::query_scalar(AssertSqlSafe(format!(
+        "select attempt_id::text from outdial.attempts where {of}"
+    )))
+    .fetch_all(&stage.db)
+    .await
+    .unwrap();
+    let attempts: HashSet<&str> = attempts.iter().map(String::as_str).collect();
+    let limit_us = stop.timestamp_micros() + 1_000_000;
+    let posts = stage.posts();
+    let mut late = posts.iter().filter(|p| attempts.contains(p.attempt_id.as_deref().unwrap()));
+    assert!(late.all(|post| post.at_us <= limit_us), "a POST more than 1 s after the stop");
+}
+
+#[tokio::test]
+async fn a_paused_or_canceled_campaign_stops_at_once_and_others_go_on() {
+    let stage = stage("").await;
+    let (one, two) = (stage.worker(&[]).await, stage.worker(&[]).await);
+    let (big, small) = (jobs("big", 900), more("small", 200));
+    stage.publish(&big).await;
+    stage.posted(150, SOON).await;
+    stage.run(&["campaign", "pause", "big"]).await;
+    let paused = "select state_since from outdial.campaigns where campaign_id = 'big'";
+    let stop = moment(&stage, paused).await;
+    stage.publish(&small).await;
+    let small_done = "select count(*) from reporting.jobs where campaign_id = 'small' and state = 'done'";
+    eventually(SOON, async || (stage.count(small_done).await == 200).then_some(())).await;
+    assert_nothing_since(&stage, stop, "campaign_id = 'big'").await;
+    let waiting = "select count(*) from reporting.jobs where campaign_id = 'big' and state = 'waiting'";
+    let left = stage.count(waiting).await;
+    assert!(left > 200, "the pause came in the middle: {left} are left");
+    stage.jobs("waiting", Some("campaign_paused"), left, SOON).await;
+
+    stage.run(&["campaign", "resume", "big"]).await;
+    stage.posted((1100 - left + 150) as usize, SOON).await;
+    stage.run(&["campaign", "cancel", "big"]).await;
+    let stop = moment(&stage, paused).await;
+    let open = "select count(*) from reporting.jobs where state not in ('done', 'canceled')";
+    eventually(SOON, async || (stage.count(open).await == 0).then_some(())).await;
+    assert_nothing_since(&stage, stop, "campaign_id = 'big'").await;
+    let canceled = stage.count("select count(*) from reporting.jobs where state = 'canceled'").await;
+    assert!(canceled > 100, "{canceled} canceled");
+    assert_eq!(stage.posts().len() as i64, 1100 - canceled, "whoever wasn't canceled was rung, once");
+    assert_eq!(posted_phones(&stage).len() as i64, 1100 - canceled);
+    stage.nothing_held().await;
+    stage.stopped(one).await;
+    stage.stopped(two).await;
+}
+
+#[tokio::test]
+async fn a_paused_account_sends_nothing_takes_jobs_and_goes_on_when_resumed() {
+    let stage = stage("").await;
+    let (one, two) = (stage.worker(&[]).await, stage.worker(&[]).await);
+    let many = jobs("many", 600);
+    stage.publish(&many[..500]).await;
+    stage.posted(100, SOON).await;
+    stage.run(&["account", "pause", "default"]).await;
+    let stop = moment(&stage, "select state_since from outdial.accounts").await;
+    stage.publish(&many[500..]).await;
+    let settled = "select count(*) from reporting.jobs where state in ('done', 'waiting')";
+    eventually(SOON, async || (stage.count(settled).await == 600).then_some(())).await;
+    let left = stage.count("select count(*) from reporting.jobs where state = 'waiting'").await;
+    assert!(left > 200, "the pause came in the middle: {left} are left");
+    stage.jobs("waiting", Some("account_paused"), left, SOON).await;
+    assert_nothing_since(&stage, stop, "true").await;
+    stage.run(&["account", "resume", "default"]).await;
+    stage.each_done_once(&many, SOON).await;
+    stage.nothing_held().await;
+    stage.stopped(one).await;
+    stage.stopped(two).await;
+}
+
+#[tokio::test]
+async fn single_jobs_are_canceled_by_command_and_by_message_while_others_go() {
+    let stage = stage("[[campaign]]\nid = \"slow\"\nlimits = { per_second = 5 }").await;
+    let worker = stage.worker(&[]).await;
+    let (slow, many) = (jobs("slow", 60), more("many", 300));
+    stage.publish(&slow).await;
+    stage.publish(&many).await;
+    stage.posted(30, SOON).await;
+    stage.run(&["job", "cancel", "slow-59"]).await;
+    // Some of them are past canceling already: those are rung.
+    cancel_by_message(&stage, slow[..59].iter().rev()).await;
+
+    let over = "select count(*) from reporting.jobs where state in ('done', 'canceled')";
+    eventually(SOON, async || (stage.count(over).await == 360).then_some(())).await;
+    let canceled: Vec<String> =
+        sqlx::query_scalar("select phone from outdial.jobs where state = 'canceled' and reason = 'canceled'")
+            .fetch_all(&stage.db)
+            .await
+            .unwrap();
+    assert!((20..60).contains(&canceled.len()), "{} canceled", canceled.len());
+    let rung = posted_phones(&stage);
+    assert!(canceled.iter().all(|phone| !rung.contains(phone)), "a canceled job was rung");
+    assert_eq!(rung.len() + canceled.len(), 360);
+    assert_eq!(stage.posts().len(), rung.len(), "nobody is rung twice");
+    let state: String = sqlx::query_scalar("select state from reporting.jobs where job_id = 'slow-59'")
+        .fetch_one(&stage.db)
+        .await
+        .unwrap();
+    assert_eq!(state, "canceled");
+    stage.nothing_held().await;
+    stage.stopped(worker).await;
+}
+
+#[tokio::test]
+async fn an_orderly_stop_under_load_loses_and_repeats_nothing() {
+    let stage = stage("").await;
+    let (one, two) = (stage.worker(&[]).await, stage.worker(&[]).await);
+    let many = jobs("many", 900);
+    stage.publish(&many).await;
+    stage.posted(150, SOON).await;
+    stage.stopped(one).await;
+    stage.posted(400, SOON).await;
+    stage.stopped(two).await;
+    let posted = stage.posts().len();
+    assert!(posted < 900, "both stopped in the middle");
+    assert_eq!(stage.count("select count(*) from outdial.reservations").await, 0, "slots are handed back");
+    let in_flight = "select count(*) from outdial.live where state <> 'placed'";
+    assert_eq!(stage.count(in_flight).await, 0, "every answer is written");
+
+    let (one, two) = (stage.worker(&[]).await, stage.worker(&[]).await);
+    stage.each_done_once(&many, SOON).await;
+    stage.nothing_held().await;
+    stage.stopped(one).await;
+    stage.stopped(two).await;
+}
+
+/// `n` jobs to other callees than those of `jobs`.
+fn more(campaign: &str, n: usize) -> Vec<Value> {
+    (0..n).map(|i| job(&format!("{campaign}-{i}"), campaign, &format!("+1415701{i:04}"))).collect()
+}
+
+fn posted_phones(stage: &Stage) -> HashSet<String> {
+    stage.posts().into_iter().map(|post| post.phone.unwrap()).collect()
+}
+
+async fn cancel_by_message(stage: &Stage, jobs: impl Iterator<Item = &Value>) {
+    let connection = Connection::connect(&stage.vhost.url, ConnectionProperties::default()).await.unwrap();
+    let channel = connection.create_channel().await.unwrap();
+    channel.confirm_select(ConfirmSelectOptions::default()).await.unwrap();
+    for job in jobs {
+        let body = json!({ "job_id": job["job_id"] }).to_string();
+        let cancel = BasicProperties::default().with_delivery_mode(2).with_type("cancel".into());
+        let options = BasicPublishOptions { mandatory: true, ..BasicPublishOptions::default() };
+        let sent = channel
+            .basic_publish("outdial.jobs".into(), "any".into(), options, body.as_bytes(), cancel)
+            .await;
+        assert!(sent.unwrap().await.unwrap().is_ack());
+    }
+    connection.close(200, "done".into()).await.unwrap();
+}

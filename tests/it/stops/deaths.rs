@@ -1,0 +1,99 @@
+//! Workers that are killed, and workers that are stopped and wake late.
+
+use std::collections::HashMap;
+
+use outdial::synthflow::sandbox::{SandboxConfig, Span};
+use rustix::process::Signal;
+
+use super::{LONG, SOON, route};
+use crate::support::stage::{Stage, jobs, numbers, sandbox_config};
+use crate::support::{assert_discreet, eventually, posts_by_phone};
+
+/// The shortest that is allowed.
+const LEASE: (&str, &str) = ("OUTDIAL__WORKER__LEASE", "3s");
+
+/// Answers take long enough for calls to be in flight at any moment.
+fn slow_answers() -> SandboxConfig {
+    SandboxConfig { latency_ms: Span { min: 150, max: 300 }, ..sandbox_config(&numbers(10)) }
+}
+
+#[tokio::test]
+async fn of_a_killed_worker_only_the_calls_in_flight_are_unknown_and_nobody_is_rung_twice() {
+    let stage = Stage::new(slow_answers()).await;
+    route(&stage, "").await;
+    let (mut doomed, other) = (stage.worker(&[LEASE]).await, stage.worker(&[LEASE]).await);
+    let doomed_no = stage.count("select min(worker_no) from outdial.workers").await;
+    let many = jobs("many", 700);
+    stage.publish(&many).await;
+    stage.posted(200, SOON).await;
+    doomed.kill9();
+
+    let open = "select count(*) from reporting.jobs
+                where state <> 'done' and (state, reason) is distinct from ('dialing', 'unconfirmed')";
+    eventually(LONG, async || (stage.count(open).await == 0).then_some(())).await;
+    let unknown: Vec<(String, i64)> = sqlx::query_as(
+        "select phone, worker_no from outdial.attempts where state = 'unknown' and reason = 'unconfirmed'",
+    )
+    .fetch_all(&stage.db)
+    .await
+    .unwrap();
+    assert!(!unknown.is_empty(), "some calls were in flight");
+    assert!(unknown.iter().all(|(_, worker)| *worker == doomed_no), "only the killed worker's: {unknown:?}");
+    let posts = stage.posts();
+    let by_phone = posts_by_phone(&posts);
+    let mut unknown: HashMap<&str, i64> = unknown.iter().map(|(phone, n)| (phone.as_str(), *n)).collect();
+    for job in &many {
+        let phone = job["phone"].as_str().unwrap();
+        let rung = by_phone.get(phone).map_or(0, Vec::len);
+        // One that was authorised and not yet sent is unknown, too: nobody can tell the two apart.
+        let right = if unknown.remove(phone).is_some() { rung <= 1 } else { rung == 1 };
+        assert!(right, "{phone} was rung {rung} times");
+    }
+    assert_eq!(stage.count("select count(*) from outdial.reservations").await, 0, "all were taken over");
+    let held = "select sum(in_use)::bigint from outdial.limits where kind = 1";
+    assert_eq!(stage.count(held).await, stage.count("select count(*) from outdial.live").await);
+    assert_discreet(&doomed.output(), &posts);
+    stage.stopped(other).await;
+}
+
+#[tokio::test]
+async fn a_worker_that_slept_through_its_lease_sends_nothing_stale_and_goes_on_anew() {
+    let stage = Stage::new(slow_answers()).await;
+    route(&stage, "").await;
+    let (sleeper, other) = (stage.worker(&[LEASE]).await, stage.worker(&[LEASE]).await);
+    let sleeper_no = stage.count("select min(worker_no) from outdial.workers").await;
+    let many = jobs("many", 1200);
+    stage.publish(&many).await;
+    stage.posted(200, SOON).await;
+    sleeper.signal(Signal::STOP);
+    let dead = format!(
+        "select count(*) from outdial.workers where worker_no = {sleeper_no} and ended_at is not null"
+    );
+    eventually(SOON, async || (stage.count(&dead).await == 1).then_some(())).await;
+    let asleep =
+        format!("select count(*) from outdial.live where worker_no = {sleeper_no} and state = 'unknown'");
+    assert!(stage.count(&asleep).await > 0, "its calls in flight are unknown while it sleeps");
+    sleeper.signal(Signal::CONT);
+    sleeper.line(SOON, "worker.fenced").await;
+
+    // What it had in flight is evidence when it wakes: the answers are read, or it is known that nothing was sent.
+    stage.each_done_once(&many, LONG).await;
+    let again = "select count(*) from outdial.workers where ended_at is null";
+    eventually(SOON, async || (stage.count(again).await == 2).then_some(())).await;
+    let new_no = stage.count("select max(worker_no) from outdial.workers").await;
+    let sent = format!("select count(*) from outdial.attempts where worker_no = {new_no}");
+    assert!(stage.count(&sent).await > 0, "it dials again, under its new number");
+    // A POST is stale when it arrives long after its leave.
+    let leaves: Vec<(String, i64)> = sqlx::query_as(
+        "select attempt_id::text, (extract(epoch from submitted_at) * 1000000)::bigint from outdial.attempts",
+    )
+    .fetch_all(&stage.db)
+    .await
+    .unwrap();
+    let leaves: HashMap<String, i64> = leaves.into_iter().collect();
+    let late = stage.posts().iter().map(|p| p.at_us - leaves[p.attempt_id.as_ref().unwrap()]).max();
+    assert!(late.unwrap() < 1_500_000, "a POST arrived {late:?} µs after its leave");
+    stage.nothing_held().await;
+    stage.stopped(sleeper).await;
+    stage.stopped(other).await;
+}

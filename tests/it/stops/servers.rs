@@ -1,0 +1,79 @@
+//! A broker and a database that go away and come back under load.
+
+use std::time::Duration;
+
+use outdial::synthflow::sandbox::{SandboxConfig, Span};
+
+use super::{LONG, SOON, route};
+use crate::support::stage::{Stage, jobs, numbers, sandbox_config};
+use crate::support::{Vhost, database, database_on, eventually, own_postgres, own_rabbit, vhost};
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn while_the_broker_is_away_accepted_jobs_go_on_and_nothing_is_lost_or_repeated() {
+    let mut rabbit = own_rabbit().await;
+    let stage = Stage::on(sandbox_config(&numbers(10)), database().await, Vhost::of(&rabbit)).await;
+    route(&stage, "").await;
+    let worker = stage.worker(&[]).await;
+    let many = jobs("many", 900);
+    stage.publish(&many[..600]).await;
+    stage.posted(50, SOON).await;
+
+    rabbit.halt();
+    let before = stage.posts().len();
+    stage.posted(before + 50, SOON).await;
+    rabbit.resume().unwrap();
+    stage.publish(&many[600..]).await;
+    rabbit.kill9();
+    rabbit.resume().unwrap();
+    stage.each_done_once(&many, LONG).await;
+    let outbox = "select count(*) from outdial.outbox";
+    eventually(SOON, async || (stage.count(outbox).await == 0).then_some(())).await;
+    stage.nothing_held().await;
+    stage.stopped(worker).await;
+    drop(stage);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_calls_became_while_the_database_was_away_is_written_when_it_is_back() {
+    let mut postgres = own_postgres().await;
+    let slow = SandboxConfig { latency_ms: Span { min: 300, max: 600 }, ..sandbox_config(&numbers(10)) };
+    let stage = Stage::on(slow, database_on(&postgres).await, vhost().await).await;
+    route(&stage, "").await;
+    let (one, two) = (stage.worker(&[]).await, stage.worker(&[]).await);
+    let many = jobs("many", 900);
+    stage.publish(&many).await;
+    stage.posted(100, SOON).await;
+
+    for orderly in [true, false] {
+        if orderly {
+            postgres.halt()
+        } else {
+            postgres.kill9()
+        }
+        let down = stage.posts().len();
+        assert!(down < 800, "it went away in the middle");
+        let quiet = quiet(&stage).await;
+        assert!(quiet - down < 100, "hardly anything is sent without a database: {}", quiet - down);
+        postgres.resume().unwrap();
+        stage.posted(quiet + 100, SOON).await;
+    }
+    stage.each_done_once(&many, LONG).await;
+    assert_eq!(stage.count("select count(*) from reporting.calls where state <> 'ended'").await, 0);
+    stage.nothing_held().await;
+    stage.stopped(one).await;
+    stage.stopped(two).await;
+}
+
+/// Waits until no POST has come for a second and a half, by when every answer is there; gives how many came.
+async fn quiet(stage: &Stage) -> usize {
+    let still = Duration::from_millis(1500);
+    let mut last = (stage.posts().len(), outdial::clock::monotonic());
+    eventually(SOON, async || {
+        let now = stage.posts().len();
+        if now != last.0 {
+            last = (now, outdial::clock::monotonic());
+        }
+        (last.1.elapsed() > still).then_some(now)
+    })
+    .await
+}
