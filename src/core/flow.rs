@@ -7,7 +7,7 @@
 use std::time::Duration;
 
 /// Fewer than this at once is no way to recover.
-const WINDOW_MIN: f64 = 8.0;
+const WINDOW_MIN: f64 = 16.0;
 /// Slots are never asked for further ahead than this.
 const LEAD_MAX: Duration = Duration::from_millis(400);
 const LEAD_MIN: Duration = Duration::from_millis(15);
@@ -73,7 +73,7 @@ mod tests {
         (0..50).for_each(|i| flow.missed(ms(1_000 + i)));
         assert_eq!(flow.window(), 38);
         (0..50).for_each(|i| flow.missed(ms(2_000 + 200 * i)));
-        assert_eq!(flow.window(), 8);
+        assert_eq!(flow.window(), 16);
     }
 
     #[test]

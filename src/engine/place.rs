@@ -35,7 +35,7 @@ use crate::core::states::Reason;
 /// The most to a statement.
 const BATCH_MAX: usize = 256;
 /// Of the slack, the part that is left for a request's way to the provider: it leaves before, or not at all.
-const TRANSIT_SHARE: u32 = 2;
+const TRANSIT_SHARE: u32 = 4;
 /// Between two tries to write down what became of a POST.
 const WRITE_AGAIN: Duration = Duration::from_millis(500);
 /// A callee's pool could not be read again after the provider refused the caller ID.
