@@ -49,7 +49,9 @@ where
         // At `trace` the libraries write whole frames: bodies with phone numbers and names. So does this one, at any
         // level, of a message that the broker sends back.
         let quotes_bodies = line.target() == "lapin::returned_messages" || *line.level() > Level::DEBUG;
-        line.target().starts_with("outdial") || !quotes_bodies
+        // And it takes closing a connection whose channels are closed already for an error.
+        let cries_wolf = line.target() == "lapin::channels";
+        line.target().starts_with("outdial") || !(quotes_bodies || cries_wolf)
     }));
     Box::new(tracing_subscriber::registry().with(lines.boxed()).with(filter))
 }
