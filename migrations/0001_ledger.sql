@@ -203,11 +203,13 @@ create table outdial.work (
     class_no int not null,
     rank smallint not null,                         -- 9 - priority: the smallest goes first
     ready_at timestamptz,                           -- null: now. Only true dates stand here, never a guess at capacity
+    windowed boolean not null default false,        -- it waits for a window: new rules may open one
     expires_at timestamptz not null
 );
 create index work_ready on outdial.work (class_no, rank, job_no) where ready_at is null;
 create index work_dated on outdial.work (ready_at) where ready_at is not null;
 create index work_expiry on outdial.work (expires_at);
+create index work_windowed on outdial.work (job_no) where windowed;
 
 -- A slot in time, at most the horizon ahead, made for one job by one worker under one routing version.
 create table outdial.reservations (
@@ -298,6 +300,7 @@ create table outdial.sticky (
     job_no bigint not null,                         -- the job it was made for
     primary key (model_id, brand, phone)
 );
+create index sticky_until on outdial.sticky (until);
 
 -- Events to be published; a row goes when the broker has confirmed it. Ids are drawn under the subject's row lock,
 -- so that their order is the order of what happened to the subject.

@@ -111,7 +111,9 @@ declare
     v_probe text[];
     v_sticky boolean := exists (select 1 from unnest(p_sticky_model) m where m is not null);
 begin
-    if not exists (select 1 from outdial.control c where c.routing_version = p_version and not c.kill_switch) then
+    if not exists (select 1 from outdial.control c where c.routing_version = p_version and not c.kill_switch)
+       or not exists (select 1 from outdial.workers w
+                      where w.worker_no = p_worker and w.ended_at is null and w.lease_until > clock_timestamp()) then
         return query select j, null::timestamptz, 'stale', null::timestamptz, null::text, null::text, null::text,
                             null::jsonb, null::text, null::text, null::timestamptz from unnest(p_job) j;
         return;
@@ -193,25 +195,29 @@ begin
                    from (values (r.c1, interval '1 second'), (r.c2, interval '1 minute'), (r.c3, interval '1 hour'), (r.c4, interval '1 day')) w(n, span)
                    join outdial.grants g on g.thing_no = r.c_no and g.ordinal = r.c_last + r.place - w.n)) as at,
                coalesce(r.place > least(r.c1, r.c2, r.c3, r.c4), false) or coalesce(r.place > r.c_room, false) as over,
+               greatest(r.n_slot0, r.c_slot0) as floor,
                r.x_no, r.x_last, r.x_slot0, r.x_room, r.x1, r.x2, r.x3, r.x4
-        from (select b.ord, b.at, b.c_no, b.c_last, b.c_slot0, b.c_room, b.c1, b.c2, b.c3, b.c4,
+        from (select b.ord, b.at, b.n_slot0, b.c_no, b.c_last, b.c_slot0, b.c_room, b.c1, b.c2, b.c3, b.c4,
                      b.x_no, b.x_last, b.x_slot0, b.x_room, b.x1, b.x2, b.x3, b.x4,
                      row_number() over (partition by c_no order by at, ord) as place
-              from by_number b where not coalesce(over, false) and at <= v_now + p_lead + p_horizon) r
+              from by_number b
+              -- A slot is near also where only the log's order puts it off: another worker looks further ahead.
+              where not coalesce(over, false) and (at <= v_now + p_lead + p_horizon or at <= n_slot0)) r
     ), by_account as materialized (
         select r.ord, greatest(r.at, r.x_slot0, (
                    select max(g.slot + w.span + p_slack)
                    from (values (r.x1, interval '1 second'), (r.x2, interval '1 minute'), (r.x3, interval '1 hour'), (r.x4, interval '1 day')) w(n, span)
                    join outdial.grants g on g.thing_no = r.x_no and g.ordinal = r.x_last + r.place - w.n)) as at,
-               coalesce(r.place > least(r.x1, r.x2, r.x3, r.x4), false) or coalesce(r.place > r.x_room, false) as over
+               coalesce(r.place > least(r.x1, r.x2, r.x3, r.x4), false) or coalesce(r.place > r.x_room, false) as over,
+               greatest(r.floor, r.x_slot0) as floor
         from (select b.*, row_number() over (partition by x_no order by at, ord) as place2
-              from by_campaign b where not over and at <= v_now + p_lead + p_horizon) q
-        cross join lateral (select q.ord, q.at, q.x_no, q.x_last, q.x_slot0, q.x_room, q.x1, q.x2, q.x3, q.x4, q.place2 as place) r
+              from by_campaign b where not over and (at <= v_now + p_lead + p_horizon or at <= floor)) q
+        cross join lateral (select q.ord, q.at, q.floor, q.x_no, q.x_last, q.x_slot0, q.x_room, q.x1, q.x2, q.x3, q.x4, q.place2 as place) r
     ), granted as materialized (
         select * from (
             select c.*, b.at, row_number() over (partition by c.account order by b.at, c.ord) as place
             from by_account b join cand c using (ord)
-            where not b.over and b.at <= v_now + p_lead + p_horizon) c
+            where not b.over and (b.at <= v_now + p_lead + p_horizon or b.at <= b.floor)) c
         where c.place = 1 or c.account <> all (v_probe)
     ), gone as (
         delete from outdial.work w using granted g where w.job_no = g.job
@@ -259,9 +265,10 @@ begin
 
     if v_sticky then
         -- Claims of jobs that got no slot are given back, so that nobody sticks to a full number while another is free.
-        delete from outdial.sticky s using unnest(p_job) j
-        where s.job_no = j and s.until = v_until
-          and not exists (select 1 from outdial.reservations r where r.job_no = j);
+        delete from outdial.sticky s
+        using unnest(p_sticky_model, p_sticky_brand, p_job) a(model, brand, job) join outdial.jobs j on j.job_no = a.job
+        where s.model_id = a.model and s.brand = a.brand and s.phone = j.phone and s.job_no = a.job and s.until = v_until
+          and not exists (select 1 from outdial.reservations r where r.job_no = a.job);
         update outdial.sticky s set until = v_until
         from unnest(p_sticky_model, p_sticky_brand, p_number, p_job) a(model, brand, number, job)
         join outdial.reservations r on r.job_no = a.job and r.worker_no = p_worker
@@ -334,6 +341,8 @@ begin
     select array_agg(thing_no), array_agg(slot), (select count(*) from gone) into v_drop_thing, v_drop_slot, v_n from things;
     -- Somebody else was faster: authorised, canceled or taken over.
     if v_n = 0 then return 0; end if;
+    -- Others were faster: authorised, canceled or taken over meanwhile.
+    if v_drop_thing is null then return 0; end if;
     perform outdial.mend_grants(v_drop_thing, v_drop_slot, array_fill(null::timestamptz, array[cardinality(v_drop_slot)]));
     return v_n;
 end $$;
@@ -348,13 +357,14 @@ create function outdial.authorise(
 declare
     v_now timestamptz;
     v_stop text;
+    v_version bigint;
 begin
     perform outdial.go_lock();
     v_now := clock_timestamp();
     select case when c.kill_switch then 'kill_switch'
                 when not exists (select 1 from outdial.workers w where w.worker_no = p_worker and w.ended_at is null and w.lease_until > v_now)
-                    then 'fenced' end
-    into v_stop from outdial.control c;
+                    then 'fenced' end, c.routing_version
+    into v_stop, v_version from outdial.control c;
 
     return query
     with held as materialized (
@@ -365,6 +375,7 @@ begin
                h.account_thing, h.slot, h.routing_version,
                case when h.job_no is null then 'gone'
                     when v_stop is not null then v_stop
+                    when h.routing_version <> v_version then 'stale'
                     when c.state = 'paused' then 'campaign_paused'
                     when c.state = 'canceled' then 'canceled'
                     when acc.state <> 'active' then 'account_paused'
@@ -423,6 +434,7 @@ declare
     v_mend_thing int[];
     v_mend_slot timestamptz[];
     v_mend_new timestamptz[];
+    v_mine uuid[];
 begin
     select array_agg(distinct t) into v_things
     from unnest(p_attempt, p_outcome, p_arrived) o(attempt, outcome, arrived)
@@ -491,8 +503,9 @@ begin
                                    when 'refused' then 'job.refused' else 'job.waiting' end) e(type)
         where outdial.wants(p_events, e.type) and not (m.outcome = 'unsent' and m.reason = 'queued') order by m.job_no
     )
-    select array_agg(thing_no), array_agg(slot), array_agg(case when outcome <> 'unsent' then arrived - p_slack end)
-    into v_mend_thing, v_mend_slot, v_mend_new
+    select array_agg(thing_no), array_agg(slot), array_agg(case when outcome <> 'unsent' then arrived - p_slack end),
+           (select array_agg(attempt_id) from mine)
+    into v_mend_thing, v_mend_slot, v_mend_new, v_mine
     from things where outcome = 'unsent' or arrived > slot + p_slack;
     if v_mend_thing is not null then
         perform outdial.mend_grants(v_mend_thing, v_mend_slot, v_mend_new);
@@ -502,7 +515,7 @@ begin
     with heard as (
         select a.account, o.signal, o.backoff_ms, o.ord
         from unnest(p_attempt, p_signal, p_backoff_ms) with ordinality o(attempt, signal, backoff_ms, ord)
-        join outdial.attempts a on a.attempt_id = o.attempt where o.signal is not null
+        join outdial.attempts a on a.attempt_id = o.attempt where o.signal is not null and o.attempt = any (v_mine)
     ), per_account as (
         select h.account, bool_or(signal = 'ok') ok, bool_or(signal = 'busy') busy, max(backoff_ms) backoff_ms,
                count(*) filter (where signal = 'unknown'
@@ -531,10 +544,10 @@ begin
     with last as (
         select a.campaign_id, count(*) filter (where o.outcome = 'refused') refused, bool_or(o.outcome = 'placed') placed
         from unnest(p_attempt, p_outcome) o(attempt, outcome) join outdial.attempts a on a.attempt_id = o.attempt
-        where o.outcome in ('refused', 'placed') group by a.campaign_id
+        where o.outcome in ('refused', 'placed') and o.attempt = any (v_mine) group by a.campaign_id
     )
     update outdial.campaigns c set refused_in_a_row = case when l.placed then 0 else c.refused_in_a_row + l.refused end
-    from last l where c.campaign_id = l.campaign_id and (l.refused > 0 or c.refused_in_a_row > 0)
+    from last l where c.campaign_id = l.campaign_id and c.state = 'active' and (l.refused > 0 or c.refused_in_a_row > 0)
     returning c.campaign_id, c.refused_in_a_row;
 end $$;
 
@@ -604,9 +617,9 @@ end $$;
 -- Dates that have come: the jobs are ready.
 create function outdial.wake(p_limit int) returns int language sql as $$
     with due as (
-        select job_no from outdial.work where ready_at <= clock_timestamp() order by ready_at limit p_limit for update skip locked
+        select job_no from outdial.work where ready_at <= statement_timestamp() order by ready_at limit p_limit for update skip locked
     ), ready as (
-        update outdial.work w set ready_at = null from due where w.job_no = due.job_no
+        update outdial.work w set ready_at = null, windowed = false from due where w.job_no = due.job_no
     ), told as (
         update outdial.jobs j set reason = 'queued', due_at = null from due where j.job_no = due.job_no
     )
@@ -638,19 +651,25 @@ $$;
 
 create function outdial.expire(p_limit int, p_events text[]) returns int language sql as $$
     select outdial.end_waiting(
-        array(select job_no from outdial.work where expires_at <= clock_timestamp() order by expires_at limit p_limit),
+        array(select job_no from outdial.work where expires_at <= statement_timestamp() order by expires_at limit p_limit),
         'expired', 'expired', p_events)
 $$;
 
--- Cancels those jobs that have no attempt in flight; answers the ids it canceled.
+-- Cancels those jobs that have no attempt in flight; answers the ids it canceled. A job may move between the work list and
+-- a reservation while this looks: it is looked for again.
 create function outdial.cancel(p_job_id text[], p_events text[]) returns table (job_id text) language plpgsql as $$
 #variable_conflict use_column
 declare
     v_job bigint[];
 begin
     select array_agg(j.job_no) into v_job from outdial.jobs j where j.job_id = any (p_job_id) and j.state = 'waiting';
-    perform outdial.release(null, v_job);
-    perform outdial.end_waiting(v_job, 'canceled', 'canceled', p_events);
+    for i in 1..4 loop
+        perform outdial.release(null, v_job);
+        perform 1 from outdial.work w where w.job_no = any (v_job) order by w.job_no for update;
+        perform outdial.end_waiting(v_job, 'canceled', 'canceled', p_events);
+        exit when not exists (select 1 from outdial.work w where w.job_no = any (v_job))
+              and not exists (select 1 from outdial.reservations r where r.job_no = any (v_job));
+    end loop;
     return query select j.job_id from outdial.jobs j where j.job_no = any (v_job) and j.state = 'canceled';
 end $$;
 
@@ -662,7 +681,8 @@ returns int language sql as $$
     ), free as materialized (
         select w.job_no from outdial.work w where w.job_no = any (p_job) order by w.job_no for update skip locked
     ), parked as (
-        update outdial.work w set ready_at = case when a.held then 'infinity' else a.ready end, class_no = coalesce(a.class_no, w.class_no)
+        update outdial.work w set ready_at = case when a.held then 'infinity' else a.ready end, class_no = coalesce(a.class_no, w.class_no),
+                                  windowed = a.reason in ('outside_window', 'timezone_unknown')
         from asked a join free f on f.job_no = a.job where w.job_no = a.job
         returning w.job_no
     ), noted as (
@@ -682,11 +702,9 @@ $$;
 -- New rules may open a window: jobs that wait for one are looked at again. Answers how many; call again while it is p_limit.
 create function outdial.rejudge(p_limit int) returns int language sql as $$
     with due as (
-        select w.job_no from outdial.work w join outdial.jobs j using (job_no)
-        where w.ready_at is not null and j.reason in ('outside_window', 'timezone_unknown')
-        order by w.ready_at limit p_limit for update of w skip locked
+        select w.job_no from outdial.work w where w.windowed order by w.job_no limit p_limit for update skip locked
     ), ready as (
-        update outdial.work w set ready_at = null from due where w.job_no = due.job_no
+        update outdial.work w set ready_at = null, windowed = false from due where w.job_no = due.job_no
     ), told as (
         update outdial.jobs j set reason = 'queued', due_at = null from due where j.job_no = due.job_no
     )
@@ -694,14 +712,16 @@ create function outdial.rejudge(p_limit int) returns int language sql as $$
 $$;
 
 -- What dispatch says of classes: why their jobs wait, and until when as far as that is known.
-create function outdial.note_classes(p_class int[], p_reason text[], p_due timestamptz[]) returns void language sql as $$
+create function outdial.note_classes(p_class int[], p_reason text[], p_due timestamptz[]) returns void language plpgsql as $$
+begin
+    perform 1 from outdial.classes c where c.class_no = any (p_class) order by c.class_no for update;
     update outdial.classes c set reason = n.reason, due_at = n.due,
            decided_at = case when c.reason = n.reason then c.decided_at else clock_timestamp() end
-    from (select * from unnest(p_class, p_reason, p_due) n(class_no, reason, due) order by class_no) n
+    from unnest(p_class, p_reason, p_due) n(class_no, reason, due)
     where c.class_no = n.class_no
       and (c.reason <> n.reason or c.decided_at is null or (c.due_at is distinct from n.due
-           and coalesce(abs(extract(epoch from c.due_at - n.due)) > 1, true)))
-$$;
+           and coalesce(abs(extract(epoch from c.due_at - n.due)) > 1, true)));
+end $$;
 
 -- Writes what holds a class, once it has held for a second, into the records of its waiting jobs: walks over the work
 -- list from p_after on, p_limit jobs at a time. Answers how far it came (null: to the end) and how many it wrote.
@@ -728,27 +748,48 @@ language sql as $$
     select case when (select count(*) from chunk) = p_limit then (select max(job_no) from chunk) end, (select count(*)::int from noted)
 $$;
 
--- How far numbers are used, in each window as it slides, and when the next slot is.
+-- How many of the last n grants of a thing are later than a moment: by halving, for windows too large to be counted.
+create function outdial.granted_since(p_thing int, p_last bigint, p_n int, p_since timestamptz) returns bigint language plpgsql stable as $$
+declare
+    v_low bigint := greatest(p_last - p_n, 0);      -- not later, or before the log
+    v_high bigint := p_last + 1;                    -- later, or after it
+    v_mid bigint;
+begin
+    if p_n is null then return 0; end if;
+    while v_high - v_low > 1 loop
+        v_mid := (v_low + v_high) / 2;
+        -- What is pruned is old.
+        if coalesce((select g.slot > p_since from outdial.grants g where g.thing_no = p_thing and g.ordinal = v_mid), false)
+        then v_high := v_mid; else v_low := v_mid; end if;
+    end loop;
+    return p_last - v_high + 1;
+end $$;
+
+-- How far numbers are used, in each window as it slides, and when the next slot is. A window can hold no more than its n:
+-- counting goes no further back.
 create function outdial.used_numbers(p_number text[], p_slack interval) returns table (
     number text, used_second bigint, used_minute bigint, used_hour bigint, used_day bigint, in_use bigint,
     next_at timestamptz, last_slot timestamptz
 ) language sql stable as $$
-    select l.key, coalesce(u.s, 0), coalesce(u.m, 0), coalesce(u.h, 0), coalesce(u.d, 0), l.in_use::bigint,
+    select l.key, coalesce(u.s, 0), coalesce(u.m, 0),
+           case when l.per_hour > 100 then outdial.granted_since(l.thing_no, l.last_ordinal, l.per_hour, t.now - interval '1 hour' - p_slack) else coalesce(u.h, 0) end,
+           case when l.per_day > 100 then outdial.granted_since(l.thing_no, l.last_ordinal, l.per_day, t.now - interval '1 day' - p_slack) else coalesce(u.d, 0) end,
+           l.in_use::bigint,
            (select max(g.slot + w.span + p_slack)
             from (values (l.per_second, interval '1 second'), (l.per_minute, interval '1 minute'),
                          (l.per_hour, interval '1 hour'), (l.per_day, interval '1 day')) w(n, span)
             join outdial.grants g on g.thing_no = l.thing_no and g.ordinal = l.last_ordinal + 1 - w.n),
            l.last_slot
-    from outdial.limits l
-    -- No window can hold more than its n: a larger look back would count for nothing.
+    from (select clock_timestamp() as now) t
+    cross join outdial.limits l
     left join lateral (
-        select count(*) filter (where g.slot > clock_timestamp() - interval '1 second' - p_slack) s,
-               count(*) filter (where g.slot > clock_timestamp() - interval '1 minute' - p_slack) m,
-               count(*) filter (where g.slot > clock_timestamp() - interval '1 hour' - p_slack) h,
-               count(*) filter (where g.slot > clock_timestamp() - interval '1 day' - p_slack) d
+        select count(*) filter (where g.slot > t.now - interval '1 second' - p_slack) s,
+               count(*) filter (where g.slot > t.now - interval '1 minute' - p_slack) m,
+               count(*) filter (where g.slot > t.now - interval '1 hour' - p_slack) h,
+               count(*) filter (where g.slot > t.now - interval '1 day' - p_slack) d
         from outdial.grants g
         where g.thing_no = l.thing_no
-          and g.ordinal > l.last_ordinal - greatest(l.per_second, l.per_minute, l.per_hour, l.per_day, 1)) u on true
+          and g.ordinal > l.last_ordinal - greatest(l.per_second, l.per_minute, least(l.per_hour, 100), least(l.per_day, 100), 1)) u on true
     where l.kind = 3 and l.key = any (p_number)
 $$;
 
@@ -770,53 +811,72 @@ begin
     order by a.ord;
 end $$;
 
--- Takes over what workers left whose lease has run out: their reservations wait again, their POSTs in flight are unknown.
+-- Takes over what workers left: those whose lease has run out, those that have ended, and (whoever it was) what is overdue:
+-- a reservation long after its slot, a POST long after its time-out. Reservations wait again, POSTs in flight are unknown.
 -- A database that has just come back gives everyone a lease's time first.
-create function outdial.take_over(p_lease interval, p_events text[]) returns table (worker_no bigint, released int, unknown int)
+create function outdial.take_over(p_lease interval, p_events text[]) returns table (released int, unknown int)
 language plpgsql as $$
-#variable_conflict use_column
 declare
-    v_dead bigint[];
-    v_worker bigint;
     v_released int;
     v_attempts uuid[];
+    v_n int;
 begin
-    if pg_postmaster_start_time() > clock_timestamp() - p_lease then return; end if;
-    with dead as (
-        update outdial.workers w set ended_at = clock_timestamp()
-        where w.ended_at is null and w.lease_until < clock_timestamp() returning w.worker_no
-    ) select array_agg(worker_no) into v_dead from dead;
-    foreach v_worker in array coalesce(v_dead, '{}') loop
-        v_released := outdial.release(v_worker, array(select r.job_no from outdial.reservations r where r.worker_no = v_worker));
-        v_attempts := array(select l.attempt_id from outdial.live l where l.worker_no = v_worker and l.state = 'submitting');
-        perform outdial.settle(v_attempts, array_fill('unknown'::text, array[cardinality(v_attempts)]),
-                               array_fill(null::text, array[cardinality(v_attempts)]), array_fill(null::smallint, array[cardinality(v_attempts)]),
-                               array_fill('the worker died before it wrote the answer'::text, array[cardinality(v_attempts)]),
-                               array_fill('unconfirmed'::text, array[cardinality(v_attempts)]),
-                               array_fill(null::timestamptz, array[cardinality(v_attempts)]), array_fill(null::text, array[cardinality(v_attempts)]),
-                               array_fill(null::int, array[cardinality(v_attempts)]),
-                               array_fill(null::timestamptz, array[cardinality(v_attempts)]), interval '0', p_events);
-        return query select v_worker, v_released, cardinality(v_attempts);
-    end loop;
+    if pg_postmaster_start_time() > clock_timestamp() - p_lease then
+        return query select 0, 0;
+        return;
+    end if;
+    update outdial.workers w set ended_at = clock_timestamp() where w.ended_at is null and w.lease_until < clock_timestamp();
+    v_released := outdial.release(null, array(
+        select r.job_no from outdial.reservations r join outdial.workers w using (worker_no)
+        where w.ended_at is not null or r.slot < clock_timestamp() - interval '10 seconds' limit 1000));
+    v_attempts := array(
+        select l.attempt_id from outdial.live l join outdial.workers w using (worker_no)
+        where l.state = 'submitting' and (w.ended_at is not null or l.since < clock_timestamp() - interval '2 minutes') limit 1000);
+    v_n := cardinality(v_attempts);
+    if v_n > 0 then
+        perform outdial.settle(v_attempts, array_fill('unknown'::text, array[v_n]), array_fill(null::text, array[v_n]),
+                               array_fill(null::smallint, array[v_n]), array_fill('nobody wrote down what the provider answered'::text, array[v_n]),
+                               array_fill('unconfirmed'::text, array[v_n]), array_fill(null::timestamptz, array[v_n]),
+                               array_fill(null::text, array[v_n]), array_fill(null::int, array[v_n]),
+                               array_fill(null::timestamptz, array[v_n]), interval '0', p_events);
+    end if;
+    return query select v_released, v_n;
 end $$;
 
+-- Callees whose number is no longer kept for them.
+create function outdial.prune_sticky(p_limit int) returns int language sql as $$
+    with old as (
+        delete from outdial.sticky s using (
+            select model_id, brand, phone from outdial.sticky where until < statement_timestamp() order by until limit p_limit
+            for update skip locked) o
+        where s.model_id = o.model_id and s.brand = o.brand and s.phone = o.phone returning 1
+    ) select count(*)::int from old
+$$;
+
 -- Old grants that no window looks at any more.
-create function outdial.prune_grants(p_each int) returns int language plpgsql as $$
+-- Looks at p_things things from p_after on, and answers how far it came (null: to the end) and how many grants went.
+create function outdial.prune_grants(p_after int, p_things int, p_each int) returns table (upto int, pruned int) language plpgsql as $$
 declare
     r record;
     v_n int;
+    v_last int;
+    v_seen int := 0;
     v_all int := 0;
 begin
     for r in select thing_no, clock_timestamp() - case when kind = 3 or per_day is not null then interval '25 hours'
                     when per_hour is not null then interval '65 minutes' else interval '5 minutes' end as cutoff
-             from outdial.limits loop
+             from outdial.limits where thing_no > p_after order by thing_no limit p_things loop
         delete from outdial.grants g where g.thing_no = r.thing_no and g.ordinal in (
             select o.ordinal from (select ordinal, slot from outdial.grants where thing_no = r.thing_no order by ordinal limit p_each) o
             where o.slot < r.cutoff);
         get diagnostics v_n = row_count;
         v_all := v_all + v_n;
+        v_seen := v_seen + 1;
+        v_last := r.thing_no;
+        -- A statement has two seconds: a long log takes several.
+        if v_all >= p_each then return query select v_last - (v_n >= p_each)::int, v_all; return; end if;
     end loop;
-    return v_all;
+    return query select case when v_seen = p_things then v_last end, v_all;
 end $$;
 
 -- Rebuilds a thing's log from the records of the last day: for windows that are new to it. Under the row's lock.
@@ -829,11 +889,11 @@ begin
     v_slots := array(
         select s from (
             select a.slot s from outdial.attempts a
-            where a.submitted_at > clock_timestamp() - interval '25 hours' and a.state <> 'not_placed'
+            where a.submitted_at > now() - interval '25 hours' and a.state <> 'not_placed'
               and case t.kind when 1 then a.account when 2 then a.campaign_id else a.from_phone_number end = t.key
             union all
             select a.slot from outdial.attempts a
-            where a.submitted_at > clock_timestamp() - interval '25 hours' and a.state = 'not_placed' and a.http_status is not null
+            where a.submitted_at > now() - interval '25 hours' and a.state = 'not_placed' and a.http_status is not null
               and case t.kind when 1 then a.account when 2 then a.campaign_id else a.from_phone_number end = t.key
             union all
             select r.slot from outdial.reservations r

@@ -10,7 +10,8 @@ declare
 begin
     perform outdial.stop_lock();
     select state into v_was from outdial.campaigns where campaign_id = p_campaign for update;
-    if v_was is null or v_was = p_state then return v_was; end if;
+    -- A pause never revives what was canceled.
+    if v_was is null or v_was = p_state or (v_was = 'canceled' and p_state = 'paused') then return v_was; end if;
     update outdial.campaigns
     set state = p_state, state_reason = p_reason, state_since = clock_timestamp(), event_seq = event_seq + 1,
         refused_in_a_row = case when p_state = 'active' then 0 else refused_in_a_row end

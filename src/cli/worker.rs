@@ -55,8 +55,16 @@ pub async fn run(args: Args, context: &Context) -> Result<(), Failure> {
     tokio::select! {
         started = Running::start(&config, args.dry_run, stop.clone()) => {
             let running = started?;
-            signals.wait().await;
-            running.stop(&config, stop).await
+            let broken = running.broken.clone();
+            tokio::select! {
+                () = signals.wait() => {}
+                () = broken.cancelled() => {}
+            }
+            running.stop(&config, stop).await?;
+            if broken.is_cancelled() {
+                return Err(Failure::new("a stage of the worker ended by itself").mend("see the log above; this is a fault of outdial"));
+            }
+            Ok(())
         }
         // Nothing has been taken yet: there is nothing to hand back.
         () = signals.wait() => Ok(()),
@@ -105,9 +113,41 @@ struct Running {
     /// Those that must outlive them: leases, what is under way, events.
     keepers: TaskTracker,
     keepers_stop: CancellationToken,
+    /// A stage ended before it was told to.
+    broken: CancellationToken,
+}
+
+/// Tells when its stage ends by itself, be it by a panic: a worker without it would keep what others could do.
+struct Watched {
+    stage: &'static str,
+    stop: CancellationToken,
+    broken: CancellationToken,
+}
+
+impl Drop for Watched {
+    fn drop(&mut self) {
+        if !self.stop.is_cancelled() {
+            tracing::error!(stage = self.stage, "worker.stage.ended");
+            self.broken.cancel();
+        }
+    }
 }
 
 impl Running {
+    /// Runs a stage that ends on `stop` and not before.
+    fn stage(
+        &self,
+        stage: &'static str,
+        stop: &CancellationToken,
+        work: impl Future<Output = ()> + Send + 'static,
+    ) {
+        let watched = Watched { stage, stop: stop.clone(), broken: self.broken.clone() };
+        self.stages.spawn(async move {
+            work.await;
+            drop(watched);
+        });
+    }
+
     async fn start(config: &Config, dry_run: bool, stop: CancellationToken) -> Result<Self, Failure> {
         let (health, metrics) = (Health::new(), Arc::new(Metrics::new()));
         let server = Server::bind(&config.http, health.clone(), Arc::clone(&metrics)).await?;
@@ -139,7 +179,14 @@ impl Running {
         health.database(Link::Up);
         health.routing(Some(world.version.0).filter(|v| *v > 0));
         let (world_tx, world) = watch::channel(Arc::new(world));
-        let running = Self { ledger, health, stages: TaskTracker::new(), keepers, keepers_stop };
+        let running = Self {
+            ledger,
+            health,
+            stages: TaskTracker::new(),
+            keepers,
+            keepers_stop,
+            broken: CancellationToken::new(),
+        };
         let most = usize::try_from(config.worker.max_inflight).unwrap_or(usize::MAX);
         let sending = Arc::new(Sending::new(most));
 
@@ -194,7 +241,7 @@ impl Running {
             placing,
             sending: Arc::clone(sending),
         };
-        self.stages.spawn(dispatch.run(Box::new(rand::random), stop.clone()));
+        self.stage("dispatch", stop, dispatch.run(Box::new(rand::random), stop.clone()));
         let place = Place {
             ledger: Arc::clone(&self.ledger),
             caller: Arc::clone(accounts),
@@ -205,7 +252,7 @@ impl Running {
             slack: config.limits.slack,
             sending: Arc::clone(sending),
         };
-        self.stages.spawn(place.run(ready, stop.clone()));
+        self.stage("place", stop, place.run(ready, stop.clone()));
     }
 
     fn upkeep(
@@ -221,7 +268,7 @@ impl Running {
             lease: config.worker.lease,
             sending: Arc::clone(sending),
         };
-        self.stages.spawn(upkeep.run(stop.clone()));
+        self.stage("upkeep", stop, upkeep.run(stop.clone()));
     }
 
     #[expect(clippy::too_many_arguments, reason = "the parts that intake is put together from")]
@@ -251,7 +298,7 @@ impl Running {
         // The consumer flushes its acks after intake has stopped.
         let (messages, consuming) = Consumer::start(settings.clone(), opened, &self.stages, stop.clone());
         let intake_stop = stop.clone();
-        self.stages.spawn(async move { intake.run(messages, intake_stop).await });
+        self.stage("intake", stop, async move { intake.run(messages, intake_stop).await });
         let events = broker::Publisher::start(settings, "events", &self.keepers, self.keepers_stop.clone());
         let links = Links { consuming, publishing: events.state() };
         self.keepers.spawn(links.inform(self.health.clone()));

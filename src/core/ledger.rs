@@ -154,6 +154,8 @@ pub enum NoLeave {
     /// This worker was taken for dead.
     Fenced,
     Late,
+    /// The rules have changed since the reservation.
+    Stale,
     /// Something was stopped meanwhile.
     Stopped(Reason),
 }

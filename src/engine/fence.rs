@@ -22,6 +22,8 @@ pub struct Fence {
 #[derive(Debug)]
 struct Entry {
     limits: Limits,
+    /// Calls that were let through and not sent: so many may go without being counted again.
+    credit: u32,
     windows: Vec<DefaultDirectRateLimiter>,
 }
 
@@ -37,8 +39,20 @@ impl Fence {
             *entry = Entry::new(limits);
         }
         // Every window counts the call, even when another refuses it: a fence may err on that side only.
+        if entry.credit > 0 {
+            entry.credit -= 1;
+            return true;
+        }
         let refusals = entry.windows.iter().filter(|window| window.check().is_err()).count();
         refusals == 0
+    }
+
+    /// A call that was let through wasn't sent; the ledger gives its slot to another.
+    pub fn take_back(&self, number: &E164) {
+        let mut numbers = self.numbers.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(entry) = numbers.get_mut(number) {
+            entry.credit += 1;
+        }
     }
 }
 
@@ -49,7 +63,7 @@ impl Entry {
             let each = Duration::from_secs(u64::from(seconds)) / calls.get();
             Some(RateLimiter::direct(Quota::with_period(each)?.allow_burst(calls)))
         };
-        Self { limits, windows: limits.windows().filter_map(window).collect() }
+        Self { limits, credit: 0, windows: limits.windows().filter_map(window).collect() }
     }
 
     fn is_idle(&self) -> bool {
@@ -71,6 +85,19 @@ mod tests {
         let number = E164::from_canonical("+16286666348").unwrap();
         let limits = Limits { per_second: Some(100), per_day: Some(5), ..Limits::default() };
         assert!((0..5).all(|_| fence.admits(&number, limits)));
+        assert!(!fence.admits(&number, limits));
+    }
+
+    #[test]
+    fn what_was_not_sent_is_given_back() {
+        let fence = Fence::default();
+        let number = E164::from_canonical("+16286666348").unwrap();
+        let limits = Limits { per_day: Some(2), ..Limits::default() };
+        for _ in 0..20 {
+            assert!(fence.admits(&number, limits));
+            fence.take_back(&number);
+        }
+        assert!(fence.admits(&number, limits) && fence.admits(&number, limits));
         assert!(!fence.admits(&number, limits));
     }
 

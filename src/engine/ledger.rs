@@ -39,6 +39,8 @@ pub trait DispatchLedger: Send + Sync + 'static {
         terms: SlotTerms,
         asks: &[Ask],
     ) -> impl Future<Output = Answer<Vec<SlotAnswer>>> + Send;
+    /// Gives back what a lost answer of [`DispatchLedger::reserve`] may have reserved.
+    fn unreserve(&self, jobs: &[JobNo]) -> impl Future<Output = Answer<()>> + Send;
     fn park(&self, jobs: &[Park]) -> impl Future<Output = Answer<()>> + Send;
     /// Refuses or cancels up to `limit` ready jobs of a class; gives how many.
     fn end_class(
@@ -109,5 +111,8 @@ pub trait UpkeepLedger: Send + Sync + 'static {
     fn relabel(&self, after: JobNo, limit: u32) -> impl Future<Output = Answer<(Option<JobNo>, u32)>> + Send;
     /// Takes over what workers left whose lease has run out: (reservations, attempts that are unknown now).
     fn take_over(&self, lease: Duration) -> impl Future<Output = Answer<(u32, u32)>> + Send;
-    fn prune(&self) -> impl Future<Output = Answer<u32>> + Send;
+    /// Forgets which number callees knew whose time is over.
+    fn prune_sticky(&self, limit: u32) -> impl Future<Output = Answer<u32>> + Send;
+    /// Drops grants that no window looks at any more, of some things after the given one; gives how far it came.
+    fn prune_grants(&self, after: i32) -> impl Future<Output = Answer<Option<i32>>> + Send;
 }

@@ -6,8 +6,9 @@
 
 mod settle;
 
+use std::collections::HashMap;
 use std::future::Future;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use chrono::{DateTime, TimeDelta, Utc};
@@ -40,11 +41,17 @@ const TRANSIT_SHARE: u32 = 4;
 const WRITE_AGAIN: Duration = Duration::from_millis(500);
 /// A callee's pool could not be read again after the provider refused the caller ID.
 const RECHECK_AGAIN: Duration = Duration::from_secs(60);
+/// After the second fence has tripped.
+const TRIPPED: Duration = Duration::from_secs(1);
+/// A connection that takes longer to open is given up.
+const WARM_MAX: Duration = Duration::from_secs(6);
 /// An unreachable provider is tried again after this; the breaker holds the account meanwhile.
 const UNREACHABLE: Duration = Duration::from_secs(1);
 
 /// The provider, as placing sees it.
 pub trait Caller: Send + Sync + 'static {
+    /// Opens a connection, where it takes longer than a slot lasts: the next call finds it open.
+    fn warm(&self, account: &AccountName) -> impl Future<Output = ()> + Send;
     /// One POST, never repeated; nothing leaves at or after `send_before`.
     fn place(
         &self,
@@ -105,6 +112,7 @@ pub struct Place<L, C, D, M> {
 struct Desks<L, C, D, M> {
     parts: Place<L, C, D, M>,
     fence: Fence,
+    fastest: Fastest,
     leave: Batcher<Leave, Result<Authorised, LedgerError>>,
     release: Batcher<JobNo, Result<(), LedgerError>>,
     settle: Batcher<Settlement, Result<(), LedgerError>>,
@@ -120,8 +128,15 @@ impl<L: PlaceLedger, C: Caller, D: Desk, M: PlaceMeter> Place<L, C, D, M> {
         let leave = settle::leave_batches(&self, &batches);
         let release = settle::release_batches(&self, &batches);
         let settle = settle::settle_batches(&self, &batches);
-        let desks =
-            Arc::new(Desks { parts: self, fence: Fence::default(), leave, release, settle, draining });
+        let desks = Arc::new(Desks {
+            parts: self,
+            fence: Fence::default(),
+            fastest: Fastest::default(),
+            leave,
+            release,
+            settle,
+            draining,
+        });
         while let Some(job) = ready.recv().await {
             let desks = Arc::clone(&desks);
             jobs.spawn(async move { desks.place(job).await });
@@ -199,12 +214,13 @@ impl<L: PlaceLedger, C: Caller, D: Desk, M: PlaceMeter> Desks<L, C, D, M> {
     async fn no_leave(&self, job: &Slotted, why: NoLeave) {
         match why {
             NoLeave::Gone => self.parts.meter.unused("gone"),
-            // What this worker held is taken over; handing it back is not ours to do.
-            NoLeave::Fenced => self.parts.meter.unused("fenced"),
+            // Handing back is by worker: where it was taken over already, this does nothing.
+            NoLeave::Fenced => self.hand_back(job, "fenced").await,
             NoLeave::Late => {
                 self.parts.sending.missed();
                 self.hand_back(job, "late").await;
             }
+            NoLeave::Stale => self.hand_back(job, "stale").await,
             NoLeave::Stopped(_) => self.hand_back(job, "stopped").await,
         }
     }
@@ -235,35 +251,50 @@ impl<L: PlaceLedger, C: Caller, D: Desk, M: PlaceMeter> Desks<L, C, D, M> {
             tokio::time::sleep_until(opens).await;
         }
         let closes = tenure.closes(slot, *slack - *slack / TRANSIT_SHARE);
-        let Some(closes) = closes.filter(|at| *at > clock::monotonic() && self.fence_admits(job)) else {
+        let late = || (judge(&Sent::NotSent(NotSentCause::TooLate), true), None);
+        let Some(closes) = closes.filter(|at| *at > clock::monotonic()) else {
             sending.missed();
-            return (judge(&Sent::NotSent(NotSentCause::TooLate), true), None);
+            return late();
         };
+        if !self.fence_admits(job).await {
+            return late();
+        }
         let call = call_of(job, attempt);
         let began = clock::monotonic();
         drop(unsent);
         let sent = self.parts.caller.place(job.account(), &call, closes).await;
         match &sent {
-            Sent::NotSent(NotSentCause::TooLate) => sending.missed(),
+            Sent::NotSent(NotSentCause::TooLate) => {
+                sending.missed();
+                // The slot may have gone by while a connection was opened: without this it would, every time.
+                drop(tokio::time::timeout(WARM_MAX, self.parts.caller.warm(job.account())).await);
+            }
             Sent::NotSent(_) | Sent::Unclear(_) | Sent::Answered(_) => sending.met(),
         }
+        if let (Sent::NotSent(_), Some(number)) = (&sent, job.number()) {
+            self.fence.take_back(number);
+        }
+        let took = began.elapsed();
         let arrived_by = match sent {
-            Sent::Answered(_) => self.late(slot),
-            Sent::NotSent(_) | Sent::Unclear(_) => None,
+            Sent::Answered(_) => self.late(slot, self.fastest.learn(job.account(), took)),
+            Sent::Unclear(_) => self.late(slot, Duration::ZERO),
+            Sent::NotSent(_) => None,
         };
         let verdict = judge(&sent, job.number().is_some());
-        self.parts.meter.answered(job.account(), verdict.http_status, began.elapsed());
+        self.parts.meter.answered(job.account(), verdict.http_status, took);
         (verdict, arrived_by)
     }
 
-    /// Now, if that is later than a call in this slot should have arrived: an answer tells that it has arrived before.
-    fn late(&self, slot: DateTime<Utc>) -> Option<DateTime<Utc>> {
+    /// By when a call that is over now had arrived, if that may be later than it should have. An answer tells that it
+    /// had arrived before; the provider takes `fastest` to answer at the least.
+    fn late(&self, slot: DateTime<Utc>, fastest: Duration) -> Option<DateTime<Utc>> {
         let reading = self.parts.tenure.now()?;
-        let by = reading.now + TimeDelta::from_std(reading.error).ok()?;
+        let by =
+            reading.now + TimeDelta::from_std(reading.error).ok()? - TimeDelta::from_std(fastest).ok()?;
         (by > slot + TimeDelta::from_std(self.parts.slack).ok()?).then_some(by)
     }
 
-    fn fence_admits(&self, job: &Slotted) -> bool {
+    async fn fence_admits(&self, job: &Slotted) -> bool {
         let Some(number) = job.number() else { return true };
         let limits = {
             let world = self.parts.world.borrow();
@@ -278,6 +309,8 @@ impl<L: PlaceLedger, C: Caller, D: Desk, M: PlaceMeter> Desks<L, C, D, M> {
             self.parts.meter.violation();
             let job_id = &job.reserved.job_id;
             tracing::error!(number.masked = %number.masked(), job.id = %job_id, "limit.violation.prevented");
+            // Its job would be chosen for the same number again at once.
+            tokio::time::sleep(TRIPPED).await;
         }
         admits
     }
@@ -335,6 +368,20 @@ impl<L: PlaceLedger, C: Caller, D: Desk, M: PlaceMeter> Desks<L, C, D, M> {
         if waits {
             self.parts.sending.bell.notify_one();
         }
+    }
+}
+
+/// How fast each account's provider answers at its fastest.
+#[derive(Debug, Default)]
+struct Fastest(Mutex<HashMap<AccountName, Duration>>);
+
+impl Fastest {
+    /// Learns from one answer; forgets slowly, for a provider may become slower.
+    fn learn(&self, account: &AccountName, took: Duration) -> Duration {
+        let mut fastest = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let least = fastest.entry(account.clone()).or_insert(took);
+        *least = took.min(*least + *least / 64);
+        *least
     }
 }
 

@@ -38,16 +38,14 @@ pub struct Upkeep<L> {
 impl<L: UpkeepLedger + Duties + Clone> Upkeep<L> {
     /// Until `stop`.
     pub async fn run(self, stop: CancellationToken) {
-        let mut cursor = JobNo(0);
-        let mut judged: Option<RoutingVersion> = None;
-        let mut pruned = clock::monotonic();
+        let mut known = Known { labelled: JobNo(0), judged: None, pruned: clock::monotonic(), pruning: None };
         let mut duty = Duty::new(self.ledger.as_ref().clone(), "upkeep", DUTY);
         while !stop.is_cancelled() {
             if !duty.is_ours().await {
                 // Whoever has it next looks at everything again.
-                judged = None;
-            } else if let Err(error) = self.round(&mut cursor, &mut judged, &mut pruned).await {
-                tracing::warn!(error = %error, "upkeep.failed");
+                known.judged = None;
+            } else {
+                self.round(&mut known).await;
             }
             tokio::select! {
                 () = stop.cancelled() => {}
@@ -57,48 +55,96 @@ impl<L: UpkeepLedger + Duties + Clone> Upkeep<L> {
         duty.leave().await;
     }
 
-    async fn round(
-        &self,
-        cursor: &mut JobNo,
-        judged: &mut Option<RoutingVersion>,
-        pruned: &mut tokio::time::Instant,
-    ) -> Result<(), LedgerError> {
-        let (released, unknown) = self.ledger.take_over(self.lease).await?;
-        if released + unknown > 0 {
-            tracing::warn!(reservations = released, attempts.unknown = unknown, "worker.taken_over");
+    /// Every step, whatever became of the others: one that fails must not keep jobs from waking.
+    async fn round(&self, known: &mut Known) {
+        let mut ready = false;
+        match self.ledger.take_over(self.lease).await {
+            Ok((0, 0)) => {}
+            Ok((released, unknown)) => {
+                tracing::warn!(reservations = released, attempts.unknown = unknown, "worker.taken_over");
+                ready |= released > 0;
+            }
+            Err(error) => failed("take_over", &error),
         }
-        let mut ready = released > 0;
         let version = self.world.borrow().version;
-        if *judged != Some(version) {
-            ready |= chunks(|| self.ledger.rejudge(CHUNK)).await?;
-            *judged = Some(version);
+        if known.judged != Some(version) {
+            let judged = chunks("rejudge", || self.ledger.rejudge(CHUNK)).await;
+            ready |= judged.any;
+            if judged.whole {
+                known.judged = Some(version);
+            }
         }
-        ready |= chunks(|| self.ledger.wake(CHUNK)).await?;
-        chunks(|| self.ledger.expire(CHUNK)).await?;
+        ready |= chunks("wake", || self.ledger.wake(CHUNK)).await.any;
+        chunks("expire", || self.ledger.expire(CHUNK)).await;
         if ready {
             self.sending.bell.notify_one();
         }
-        let (upto, _) = self.ledger.relabel(*cursor, CHUNK).await?;
-        *cursor = upto.unwrap_or(JobNo(0));
-        if clock::monotonic() >= *pruned + PRUNE_EVERY {
-            self.ledger.prune().await?;
-            *pruned = clock::monotonic();
+        match self.ledger.relabel(known.labelled, CHUNK).await {
+            Ok((upto, _)) => known.labelled = upto.unwrap_or(JobNo(0)),
+            Err(error) => failed("relabel", &error),
         }
-        Ok(())
+        self.prune(known).await;
+    }
+
+    /// A piece a round, until all has been looked at; then not for a while.
+    async fn prune(&self, known: &mut Known) {
+        let after = match known.pruning {
+            Some(after) => after,
+            None if clock::monotonic() < known.pruned + PRUNE_EVERY => return,
+            None => {
+                chunks("prune_sticky", || self.ledger.prune_sticky(CHUNK)).await;
+                0
+            }
+        };
+        known.pruned = clock::monotonic();
+        known.pruning = self.ledger.prune_grants(after).await.unwrap_or_else(|error| {
+            failed("prune_grants", &error);
+            None
+        });
     }
 }
 
-/// Runs a chunked statement until it has less than a chunk to do; true if it did anything.
+/// What is remembered from round to round.
+struct Known {
+    /// How far the records were told what holds their class.
+    labelled: JobNo,
+    /// The version under which jobs that wait for a window were looked at.
+    judged: Option<RoutingVersion>,
+    pruned: tokio::time::Instant,
+    /// How far logs have been pruned this time.
+    pruning: Option<i32>,
+}
+
+fn failed(step: &'static str, error: &LedgerError) {
+    tracing::warn!(step, error = %error, "upkeep.failed");
+}
+
+/// What chunks of a step came to.
+struct Done {
+    any: bool,
+    /// Nothing is left.
+    whole: bool,
+}
+
+/// Runs a chunked statement until it has less than a chunk to do.
 async fn chunks<F: Future<Output = Result<u32, LedgerError>>>(
+    step: &'static str,
     run: impl Fn() -> F,
-) -> Result<bool, LedgerError> {
+) -> Done {
     let mut any = false;
     for _ in 0..CHUNKS_MAX {
-        let done = run().await?;
-        any |= done > 0;
-        if done < CHUNK {
-            break;
+        match run().await {
+            Ok(done) => {
+                any |= done > 0;
+                if done < CHUNK {
+                    return Done { any, whole: true };
+                }
+            }
+            Err(error) => {
+                failed(step, &error);
+                break;
+            }
         }
     }
-    Ok(any)
+    Done { any, whole: false }
 }

@@ -17,9 +17,12 @@ use crate::core::ledger::{
 use crate::core::phone::E164;
 use crate::core::states::Reason;
 use crate::core::usage::Used;
-use crate::engine::ledger::{DispatchLedger, LedgerError};
+use crate::engine::ledger::{DispatchLedger, LedgerError, PlaceLedger};
 
 type Answer<T> = Result<T, LedgerError>;
+
+/// Numbers whose use is read in one statement.
+const USED_MAX: usize = 500;
 
 impl DispatchLedger for Ledger {
     async fn heads(&self) -> Answer<Vec<ClassHead>> {
@@ -120,17 +123,23 @@ impl DispatchLedger for Ledger {
     }
 
     async fn used(&self, numbers: &[E164], slack: Duration) -> Answer<Vec<Used>> {
-        let numbers: Vec<&str> = numbers.iter().map(E164::as_str).collect();
-        let rows = sqlx::query(
-            "select number, used_second, used_minute, used_hour, used_day, in_use, next_at, last_slot
-             from outdial.used_numbers($1, $2)",
-        )
-        .bind(numbers)
-        .bind(interval(slack))
-        .fetch_all(&self.pool)
-        .await
-        .map_err(ledger_error)?;
-        rows.iter().map(used).collect()
+        let mut all = Vec::with_capacity(numbers.len());
+        // In pieces: a statement has two seconds.
+        for piece in numbers.chunks(USED_MAX) {
+            let rows = sqlx::query(
+                "select number, used_second, used_minute, used_hour, used_day, in_use, next_at, last_slot
+                 from outdial.used_numbers($1, $2)",
+            )
+            .bind(piece.iter().map(E164::as_str).collect::<Vec<_>>())
+            .bind(interval(slack))
+            .fetch_all(&self.pool)
+            .await
+            .map_err(ledger_error)?;
+            for row in &rows {
+                all.push(used(row)?);
+            }
+        }
+        Ok(all)
     }
 
     async fn reserve(
@@ -169,6 +178,10 @@ impl DispatchLedger for Ledger {
         .await
         .map_err(ledger_error)?;
         rows.iter().map(slot_answer).collect()
+    }
+
+    async fn unreserve(&self, jobs: &[JobNo]) -> Answer<()> {
+        PlaceLedger::release(self, jobs).await
     }
 
     async fn park(&self, jobs: &[Park]) -> Answer<()> {
@@ -325,7 +338,7 @@ fn slot_answer(row: &PgRow) -> Answer<SlotAnswer> {
     if let Some(word) = row.get::<Option<&str>, _>(2) {
         return Ok(SlotAnswer::None { job_no, why: no_slot(word)?, next_at: row.get(3) });
     }
-    let content: sqlx::types::Json<Content> = row.get(7);
+    let content: sqlx::types::Json<Content> = row.try_get(7).map_err(|_| unreadable("a job's content"))?;
     Ok(SlotAnswer::Granted(Box::new(Reserved {
         job_no,
         slot: row.get(1),

@@ -10,11 +10,15 @@ use uuid::Uuid;
 use super::ledger::{Ledger, ledger_error, unreadable};
 use crate::core::decide::Class;
 use crate::core::ids::{Brand, CampaignId, ClassNo, JobId, ModelId};
+use crate::core::job::Job;
 use crate::core::phone::E164;
 use crate::engine::ports::{IntakeLedger, LedgerError, NewJob, Receipt};
 
 /// More classes than this aren't remembered at once; they are looked up again.
 const CLASSES_REMEMBERED_MAX: usize = 200_000;
+
+/// The most of jobs' contents in one statement.
+const STATEMENT_BYTES_MAX: usize = 2 << 20;
 
 /// What needn't be asked again: classes keep their numbers, campaigns are first seen once.
 #[derive(Debug, Default)]
@@ -28,8 +32,16 @@ impl IntakeLedger for Ledger {
         // Only the insert is refused for what a job holds; whatever else goes wrong must not cost a job.
         self.see_campaigns(batch).await.map_err(not_the_jobs)?;
         let classes = self.classes_of(batch).await.map_err(not_the_jobs)?;
-        let rows = self.insert(batch, &classes).await?;
-        rows.iter().map(|word| receipt(word)).collect::<Result<_, _>>().map_err(not_the_jobs)
+        let mut receipts = Vec::with_capacity(batch.len());
+        // Statement by statement: what is written already is a duplicate, should a later one fail and all be repeated.
+        while receipts.len() < batch.len() {
+            let from = receipts.len();
+            let upto = from + fitting(&batch[from..]);
+            for word in self.insert(&batch[from..upto], &classes[from..upto]).await? {
+                receipts.push(receipt(&word).map_err(not_the_jobs)?);
+            }
+        }
+        Ok(receipts)
     }
 
     async fn cancel(&self, ids: &[JobId]) -> Result<u64, LedgerError> {
@@ -145,6 +157,25 @@ fn not_the_jobs(error: LedgerError) -> LedgerError {
         LedgerError::Refused(why) => LedgerError::Unavailable(why),
         unavailable => unavailable,
     }
+}
+
+/// How many of the jobs fit into one statement, which has two seconds; at least one.
+fn fitting(batch: &[NewJob]) -> usize {
+    let mut bytes = 0;
+    let fits = |new: &&NewJob| {
+        bytes += size_of_job(&new.job);
+        bytes <= STATEMENT_BYTES_MAX
+    };
+    batch.iter().take_while(fits).count().max(1)
+}
+
+/// What of a job may be large.
+fn size_of_job(job: &Job) -> usize {
+    let content = &job.content;
+    let variables: usize = content.custom_variables.iter().map(|(key, value)| key.len() + value.len()).sum();
+    let texts = [&content.prompt, &content.greeting, &content.lead_email].into_iter().flatten();
+    let metadata = job.metadata.as_ref().map_or(0, |metadata| metadata.to_json().len());
+    512 + variables + texts.map(String::len).sum::<usize>() + metadata
 }
 
 fn receipt(word: &str) -> Result<Receipt, LedgerError> {

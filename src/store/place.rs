@@ -145,6 +145,7 @@ fn no_leave(word: &str) -> Result<NoLeave, LedgerError> {
         "gone" => NoLeave::Gone,
         "fenced" => NoLeave::Fenced,
         "late" => NoLeave::Late,
+        "stale" => NoLeave::Stale,
         word => NoLeave::Stopped(Reason::parse(word).ok_or_else(|| unreadable("a verdict"))?),
     })
 }

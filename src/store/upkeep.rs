@@ -9,8 +9,9 @@ use crate::core::ids::JobNo;
 use crate::core::states::Reason;
 use crate::engine::ledger::{LedgerError, UpkeepLedger};
 
-/// Of each thing's log, at most so many grants go at a time.
-const PRUNE_EACH: i32 = 2_000;
+/// Things whose logs are looked at in one statement, and grants that go in it at the most.
+const PRUNE_THINGS: i32 = 500;
+const PRUNE_GRANTS: i32 = 20_000;
 
 impl UpkeepLedger for Ledger {
     async fn wake(&self, limit: u32) -> Result<u32, LedgerError> {
@@ -43,19 +44,27 @@ impl UpkeepLedger for Ledger {
     }
 
     async fn take_over(&self, lease: Duration) -> Result<(u32, u32), LedgerError> {
-        let row = sqlx::query(
-            "select coalesce(sum(released), 0)::int, coalesce(sum(unknown), 0)::int from outdial.take_over($1, $2)",
-        )
-        .bind(interval(lease))
-        .bind(self.events())
-        .fetch_one(&self.pool)
-        .await
-        .map_err(ledger_error)?;
+        let row = sqlx::query("select released, unknown from outdial.take_over($1, $2)")
+            .bind(interval(lease))
+            .bind(self.events())
+            .fetch_one(&self.pool)
+            .await
+            .map_err(ledger_error)?;
         Ok((row.get::<i32, _>(0).unsigned_abs(), row.get::<i32, _>(1).unsigned_abs()))
     }
 
-    async fn prune(&self) -> Result<u32, LedgerError> {
-        self.count("select outdial.prune_grants($1)", PRUNE_EACH.unsigned_abs()).await
+    async fn prune_sticky(&self, limit: u32) -> Result<u32, LedgerError> {
+        self.count("select outdial.prune_sticky($1)", limit).await
+    }
+
+    async fn prune_grants(&self, after: i32) -> Result<Option<i32>, LedgerError> {
+        sqlx::query_scalar("select upto from outdial.prune_grants($1, $2, $3)")
+            .bind(after)
+            .bind(PRUNE_THINGS)
+            .bind(PRUNE_GRANTS)
+            .fetch_one(&self.pool)
+            .await
+            .map_err(ledger_error)
     }
 }
 

@@ -285,8 +285,11 @@ fn not_sent(gate: &Gate, error: reqwest::Error) -> NotSentCause {
         NotSentCause::Connect(chain(error))
     } else if gate.is_late() {
         NotSentCause::TooLate
-    } else {
+    } else if error.is_builder() {
         NotSentCause::Build(chain(error))
+    } else {
+        // The connection was lost before anything was written: of the request itself that says nothing.
+        NotSentCause::Connect(chain(error))
     }
 }
 

@@ -178,6 +178,13 @@ impl AccountsHere for Accounts {
 }
 
 impl Caller for Accounts {
+    async fn warm(&self, account: &AccountName) {
+        if let Some(here) = self.accounts.get(account) {
+            // Whatever it answers, the connection is open.
+            drop(here.client.probe_key().await);
+        }
+    }
+
     async fn place(&self, account: &AccountName, call: &PlaceCall, send_before: Instant) -> Sent {
         match self.accounts.get(account) {
             Some(_) if self.dry_run => not_sent_at_all(call),

@@ -84,14 +84,18 @@ impl Classes {
         &self.numbers
     }
 
-    /// Which of these say something new; remembered as said.
-    pub(super) fn news(&mut self, statuses: Vec<ClassStatus>) -> Vec<ClassStatus> {
-        let said = &mut self.noted;
+    /// Which of these say something new.
+    pub(super) fn news(&self, statuses: Vec<ClassStatus>) -> Vec<ClassStatus> {
+        let said = &self.noted;
         let mut news: Vec<ClassStatus> =
             statuses.into_iter().filter(|status| is_news(said.get(&status.class_no), status)).collect();
-        said.extend(news.iter().map(|status| (status.class_no, status.clone())));
         news.sort_by_key(|status| status.class_no);
         news
+    }
+
+    /// They are written down.
+    pub(super) fn noted(&mut self, news: Vec<ClassStatus>) {
+        self.noted.extend(news.into_iter().map(|status| (status.class_no, status)));
     }
 }
 

@@ -59,7 +59,7 @@ impl<L: DispatchLedger> Dispatch<L> {
         }
         let heads = self.ledger.heads().await?;
         state.classes.decide(self.ledger.as_ref(), &world, &heads).await?;
-        self.read_usage(state, &world, now).await?;
+        self.read_usage(state, &world, now).await;
 
         let mut waits = Waits::default();
         let ended = self.end_classes(state, &heads).await?;
@@ -75,6 +75,7 @@ impl<L: DispatchLedger> Dispatch<L> {
         let news = state.classes.news(waits.statuses());
         if !news.is_empty() {
             self.ledger.note(&news).await?;
+            state.classes.noted(news);
         }
         Ok(match (next, soonest) {
             _ if ended => Next::Now,
@@ -84,12 +85,7 @@ impl<L: DispatchLedger> Dispatch<L> {
     }
 
     /// Reads how far numbers are used: all of them now and then, and at once those of which only a reading can tell.
-    async fn read_usage(
-        &self,
-        state: &mut State,
-        world: &World,
-        now: DateTime<Utc>,
-    ) -> Result<(), LedgerError> {
+    async fn read_usage(&self, state: &mut State, world: &World, now: DateTime<Utc>) {
         let horizon = TimeDelta::from_std(self.sending.lead() + self.horizon).unwrap_or_default();
         state.book.begin(now, horizon);
         let all = state.usage_due.is_none_or(|due| clock::monotonic() >= due);
@@ -101,17 +97,20 @@ impl<L: DispatchLedger> Dispatch<L> {
             state.book.unclear().chain(unknown).cloned().collect()
         };
         if numbers.is_empty() {
-            return Ok(());
+            return;
         }
         let began = clock::monotonic();
-        for used in self.ledger.used(&numbers, self.slack).await? {
-            let limits = world.rules.number_limits(&used.number);
-            state.book.read(used, limits);
+        match self.ledger.used(&numbers, self.slack).await {
+            Ok(read) => read.into_iter().for_each(|used| {
+                let limits = world.rules.number_limits(&used.number);
+                state.book.read(used, limits);
+            }),
+            // Choices are worse without it, but what is exact is the reservation.
+            Err(error) => tracing::warn!(error = %error, "dispatch.usage.unread"),
         }
         if all {
             state.usage_due = Some(clock::monotonic() + READ_EVERY.max(began.elapsed() * 20));
         }
-        Ok(())
     }
 
     /// Ends the jobs of classes that are over; true if some may be left.

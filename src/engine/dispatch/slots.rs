@@ -40,7 +40,15 @@ impl<L: DispatchLedger> Dispatch<L> {
             return Ok(outcome);
         }
         let asks: Vec<_> = picked.picks.iter().map(|p| p.ask.clone()).collect();
-        let answers = self.ledger.reserve(world.version, self.terms(), &asks).await?;
+        let answers = match self.ledger.reserve(world.version, self.terms(), &asks).await {
+            Ok(answers) => answers,
+            Err(error) => {
+                // It may have been done all the same: nobody would look after those slots. Upkeep does, should this fail.
+                let jobs: Vec<JobNo> = asks.iter().map(|ask| ask.job_no).collect();
+                self.ledger.unreserve(&jobs).await?;
+                return Err(error);
+            }
+        };
         let mut asked: HashMap<JobNo, Pick> = picked.picks.into_iter().map(|p| (p.ask.job_no, p)).collect();
         for answer in answers {
             match answer {

@@ -75,6 +75,14 @@ pub(super) fn settle_batches<L: PlaceLedger, C: Caller, D: Desk, M: PlaceMeter>(
                     }
                     settlements.iter().map(|_| Ok(())).collect()
                 }
+                Err(LedgerError::Refused(_)) if settlements.len() > 1 => {
+                    // One that can't be written must not take the evidence of the others with it.
+                    let mut answers = Vec::with_capacity(settlements.len());
+                    for one in &settlements {
+                        answers.push(ledger.settle(slack, std::slice::from_ref(one)).await.map(drop));
+                    }
+                    answers
+                }
                 Err(error) => all(&settlements, error),
             }
         }
