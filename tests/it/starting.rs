@@ -12,6 +12,8 @@ use crate::support::stage::{AGENT, ANY_NUMBER, Stage, jobs, numbers, sandbox_con
 
 const SOON: Duration = Duration::from_secs(60);
 
+type Env<'a> = &'a [(&'a str, &'a str)];
+
 async fn stage(pool: usize) -> Stage {
     Stage::new(sandbox_config(&numbers(pool))).await
 }
@@ -34,14 +36,9 @@ async fn a_worker_that_cannot_start_takes_no_job_from_the_queue() {
     let many = jobs("many", 20);
     stage.publish(&many).await;
 
-    let wrong_password = stage.database.url.replacen("postgres://", "postgres://nobody:hunter2@", 1);
-    let wrong_password = match wrong_password.split_once("hunter2@") {
-        Some((_, rest)) if rest.contains('@') => {
-            format!("postgres://nobody:hunter2@{}", rest.split_once('@').unwrap().1)
-        }
-        _ => wrong_password,
-    };
-    let at_once: [(&[(&str, &str)], &[&str]); 2] = [
+    let (_, server) = stage.database.url.split_once('@').unwrap();
+    let wrong_password = format!("postgres://nobody:hunter2@{server}");
+    let at_once: [(Env, &[&str]); 2] = [
         (
             &[
                 ("OUTDIAL__CALLS__POLL", "often"),
@@ -83,7 +80,7 @@ async fn a_worker_that_cannot_start_takes_no_job_from_the_queue() {
     stage.stopped(good).await;
 }
 
-async fn refused(stage: &Stage, env: &[(&str, &str)], expected: &[&str], limit: Duration) {
+async fn refused(stage: &Stage, env: Env<'_>, expected: &[&str], limit: Duration) {
     let (status, told) = stage.start(&["worker"], env).wait(limit).await;
     assert_eq!(status.code(), Some(1), "{told}");
     for text in expected {

@@ -60,7 +60,7 @@ async fn assert_nothing_since(stage: &Stage, stop: DateTime<Utc>, of: &str) {
 async fn a_paused_or_canceled_campaign_stops_at_once_and_others_go_on() {
     let stage = stage("").await;
     let (one, two) = (stage.worker(&[]).await, stage.worker(&[]).await);
-    let (big, small) = (jobs("big", 900), more("small", 200));
+    let (big, small) = (jobs("big", 1500), more("small", 200));
     stage.publish(&big).await;
     stage.posted(150, SOON).await;
     stage.run(&["campaign", "pause", "big"]).await;
@@ -76,16 +76,16 @@ async fn a_paused_or_canceled_campaign_stops_at_once_and_others_go_on() {
     stage.jobs("waiting", Some("campaign_paused"), left, SOON).await;
 
     stage.run(&["campaign", "resume", "big"]).await;
-    stage.posted((1100 - left + 150) as usize, SOON).await;
+    stage.posted((1700 - left + 100) as usize, SOON).await;
     stage.run(&["campaign", "cancel", "big"]).await;
     let stop = moment(&stage, paused).await;
     let open = "select count(*) from reporting.jobs where state not in ('done', 'canceled')";
     eventually(SOON, async || (stage.count(open).await == 0).then_some(())).await;
     assert_nothing_since(&stage, stop, "campaign_id = 'big'").await;
     let canceled = stage.count("select count(*) from reporting.jobs where state = 'canceled'").await;
-    assert!(canceled > 100, "{canceled} canceled");
-    assert_eq!(stage.posts().len() as i64, 1100 - canceled, "whoever wasn't canceled was rung, once");
-    assert_eq!(posted_phones(&stage).len() as i64, 1100 - canceled);
+    assert!(canceled > 50, "{canceled} canceled");
+    assert_eq!(stage.posts().len() as i64, 1700 - canceled, "whoever wasn't canceled was rung, once");
+    assert_eq!(posted_phones(&stage).len() as i64, 1700 - canceled);
     stage.nothing_held().await;
     stage.stopped(one).await;
     stage.stopped(two).await;
@@ -95,16 +95,31 @@ async fn a_paused_or_canceled_campaign_stops_at_once_and_others_go_on() {
 async fn a_paused_account_sends_nothing_takes_jobs_and_goes_on_when_resumed() {
     let stage = stage("").await;
     let (one, two) = (stage.worker(&[]).await, stage.worker(&[]).await);
-    let many = jobs("many", 600);
-    stage.publish(&many[..500]).await;
-    stage.posted(100, SOON).await;
+    let many = jobs("many", 900);
+    stage.publish(&many[..800]).await;
+    // Several times: a pause shows what it is worth only where it meets calls that have their slot already.
+    for _ in 0..4 {
+        // On a slow machine fewer: a command takes its time, and jobs have to be left.
+        if stage.posts().len() > 500 {
+            break;
+        }
+        stage.posted(stage.posts().len() + 80, SOON).await;
+        stage.run(&["account", "pause", "default"]).await;
+        let stop = moment(&stage, "select state_since from outdial.accounts").await;
+        let dialing = "select count(*) from outdial.reservations full join outdial.live using (job_no)
+                       where live.state is distinct from 'placed'";
+        eventually(SOON, async || (stage.count(dialing).await == 0).then_some(())).await;
+        assert_nothing_since(&stage, stop, "true").await;
+        stage.run(&["account", "resume", "default"]).await;
+    }
+    stage.posted(stage.posts().len() + 20, SOON).await;
     stage.run(&["account", "pause", "default"]).await;
     let stop = moment(&stage, "select state_since from outdial.accounts").await;
-    stage.publish(&many[500..]).await;
+    stage.publish(&many[800..]).await;
     let settled = "select count(*) from reporting.jobs where state in ('done', 'waiting')";
-    eventually(SOON, async || (stage.count(settled).await == 600).then_some(())).await;
+    eventually(SOON, async || (stage.count(settled).await == 900).then_some(())).await;
     let left = stage.count("select count(*) from reporting.jobs where state = 'waiting'").await;
-    assert!(left > 200, "the pause came in the middle: {left} are left");
+    assert!(left > 100, "the pause came in the middle: {left} are left");
     stage.jobs("waiting", Some("account_paused"), left, SOON).await;
     assert_nothing_since(&stage, stop, "true").await;
     stage.run(&["account", "resume", "default"]).await;
