@@ -136,7 +136,8 @@ async fn single_jobs_are_canceled_by_command_and_by_message_while_others_go() {
     let (slow, many) = (jobs("slow", 60), more("many", 300));
     stage.publish(&slow).await;
     stage.publish(&many).await;
-    stage.posted(30, SOON).await;
+    let slow_began = || posted_phones(&stage).contains(slow[0]["phone"].as_str().unwrap());
+    eventually(SOON, async || slow_began().then_some(())).await;
     stage.run(&["job", "cancel", "slow-59"]).await;
     // Some of them are past canceling already: those are rung.
     cancel_by_message(&stage, slow[..59].iter().rev()).await;
