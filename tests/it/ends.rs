@@ -135,7 +135,8 @@ async fn settle_placed(side: &Side, attempts: &[Uuid], call_ids: &[String]) {
     sqlx::query(
         "select outdial.settle($1, array_fill('placed'::text, array[$3]), $2, array_fill(200::smallint, array[$3]),
              array_fill(null::text, array[$3]), array_fill(null::text, array[$3]), array_fill(null::timestamptz, array[$3]),
-             array_fill('ok'::text, array[$3]), array_fill(null::int, array[$3]), null)",
+             array_fill('ok'::text, array[$3]), array_fill(null::int, array[$3]), array_fill(null::timestamptz, array[$3]),
+             interval '100 milliseconds', null)",
     )
     .bind(attempts)
     .bind(call_ids)
