@@ -30,6 +30,8 @@ struct Entry {
     used: Used,
     /// Asked for in the pass under way.
     asked: u32,
+    /// When the last of those counts as made.
+    asked_at: Option<DateTime<Utc>>,
     /// The ledger said no without saying until when.
     shut_until: Option<DateTime<Utc>>,
 }
@@ -42,6 +44,8 @@ pub struct UsageBook {
     entries: HashMap<E164, Entry>,
     now: DateTime<Utc>,
     horizon: TimeDelta,
+    /// Not before any `last_call`.
+    latest: Option<DateTime<Utc>>,
 }
 
 impl UsageBook {
@@ -51,14 +55,19 @@ impl UsageBook {
         self.horizon = horizon;
         for entry in self.entries.values_mut() {
             entry.asked = 0;
+            entry.asked_at = None;
         }
     }
 
     /// Takes in a reading.
     pub fn read(&mut self, used: Used, limits: Limits) {
-        let shut_until = self.entries.get(&used.number).and_then(|e| e.shut_until);
+        let before = self.entries.get(&used.number);
+        let shut_until = before.and_then(|e| e.shut_until);
+        let last_call = used.last_call.max(before.and_then(|e| e.used.last_call));
+        self.latest = self.latest.max(last_call);
         let number = used.number.clone();
-        self.entries.insert(number, Entry { limits, used, asked: 0, shut_until });
+        let used = Used { last_call, ..used };
+        self.entries.insert(number, Entry { limits, used, asked: 0, asked_at: None, shut_until });
     }
 
     /// Drops what is no longer asked about.
@@ -78,29 +87,38 @@ impl UsageBook {
                 share: e.share(),
                 free: e.is_free(self.now, self.horizon),
                 next_at: e.next_at(self.now),
-                last_call: e.used.last_call,
+                last_call: e.asked_at.or(e.used.last_call),
             },
         )
     }
 
     /// One more was asked for in this pass.
     pub fn ask(&mut self, number: &E164) {
-        let now = self.now;
+        let call = self.call_after(self.now);
         if let Some(e) = self.entries.get_mut(number) {
             e.asked += 1;
-            e.used.last_call = Some(now);
+            e.asked_at = Some(call);
         }
+    }
+
+    /// Calls of one pass may have one and the same slot: each counts a microsecond later than the one before, so that
+    /// numbers which take turns do so in a burst, too.
+    fn call_after(&mut self, at: DateTime<Utc>) -> DateTime<Utc> {
+        let call = self.latest.map_or(at, |latest| at.max(latest + TimeDelta::microseconds(1)));
+        self.latest = Some(call);
+        call
     }
 
     /// The ledger granted a slot.
     pub fn granted(&mut self, number: &E164, slot: DateTime<Utc>) {
+        let call = self.call_after(slot);
         if let Some(e) = self.entries.get_mut(number) {
             e.used.second += 1;
             e.used.minute += 1;
             e.used.hour += 1;
             e.used.day += 1;
             e.used.concurrent += 1;
-            e.used.last_call = e.used.last_call.max(Some(slot));
+            e.used.last_call = Some(call);
         }
     }
 
@@ -207,6 +225,33 @@ mod tests {
         assert!(book.view(&number()).free);
         book.ask(&number());
         assert!(!book.view(&number()).free);
+    }
+
+    #[test]
+    fn numbers_take_turns_in_a_burst_whatever_their_slots() {
+        let numbers =
+            ["+16286660001", "+16286660002", "+16286660003"].map(|n| E164::from_canonical(n).unwrap());
+        let mut book = UsageBook::default();
+        let reading = |n: &E164, last_call| Used { number: n.clone(), last_call, ..used(0, 0, None) };
+        numbers.iter().for_each(|n| book.read(reading(n, None), Limits::default()));
+        let oldest =
+            |book: &UsageBook| numbers.iter().min_by_key(|n| book.view(n).last_call).unwrap().clone();
+        let mut order = Vec::new();
+        for pass in 0..2 {
+            book.begin(at(pass * 10), TimeDelta::zero());
+            let asked: Vec<E164> = (0..4)
+                .map(|_| {
+                    let n = oldest(&book);
+                    book.ask(&n);
+                    n
+                })
+                .collect();
+            asked.iter().for_each(|n| book.granted(n, at(pass * 10 + 50)));
+            // The ledger tells the slots, which are all the same.
+            numbers.iter().for_each(|n| book.read(reading(n, Some(at(pass * 10 + 50))), Limits::default()));
+            order.extend(asked);
+        }
+        assert!(order.iter().eq(numbers.iter().cycle().take(8)), "{order:?}");
     }
 
     #[test]
