@@ -21,6 +21,7 @@ type Answer<T> = Result<T, LedgerError>;
 pub trait DispatchLedger: Send + Sync + 'static {
     /// The first ready job of every class that has one.
     fn heads(&self) -> impl Future<Output = Answer<Vec<ClassHead>>> + Send;
+    /// What classes are made of; without those that can't be read, of which it complains.
     fn classes(&self, numbers: &[ClassNo]) -> impl Future<Output = Answer<Vec<(ClassNo, Class)>>> + Send;
     /// The numbers of classes, made where they are new.
     fn class_numbers(&self, classes: &[Class]) -> impl Future<Output = Answer<Vec<ClassNo>>> + Send;

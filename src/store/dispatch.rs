@@ -60,7 +60,18 @@ impl DispatchLedger for Ledger {
         .fetch_all(&self.pool)
         .await
         .map_err(ledger_error)?;
-        rows.iter().map(|row| Ok((ClassNo(row.get(0)), class(row)?))).collect()
+        Ok(rows
+            .iter()
+            .filter_map(|row| {
+                let number = ClassNo(row.get(0));
+                class(row)
+                    .inspect_err(
+                        |error| tracing::error!(error = %error, class.no = number.0, "class.unreadable"),
+                    )
+                    .ok()
+                    .map(|class| (number, class))
+            })
+            .collect())
     }
 
     async fn class_numbers(&self, classes: &[Class]) -> Answer<Vec<ClassNo>> {

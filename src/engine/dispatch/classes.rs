@@ -24,6 +24,8 @@ pub(super) enum Standing {
 #[derive(Debug, Default)]
 pub(super) struct Classes {
     known: HashMap<ClassNo, Arc<Class>>,
+    /// Classes that can't be read: their jobs wait, and nobody else's.
+    unreadable: HashSet<ClassNo>,
     decided: HashMap<ClassNo, Standing>,
     /// Decisions are good for this world only.
     of: Option<Arc<World>>,
@@ -45,8 +47,7 @@ impl Classes {
             self.numbers.clear();
             self.of = Some(Arc::clone(world));
         }
-        let new: Vec<ClassNo> =
-            heads.iter().map(|h| h.class_no).filter(|no| !self.known.contains_key(no)).collect();
+        let new: Vec<ClassNo> = heads.iter().map(|h| h.class_no).filter(|no| !self.is_read(*no)).collect();
         if !new.is_empty() {
             if self.known.len() > KEPT_MAX {
                 let waiting: HashSet<ClassNo> = heads.iter().map(|h| h.class_no).collect();
@@ -55,6 +56,8 @@ impl Classes {
             }
             let read = ledger.classes(&new).await?;
             self.known.extend(read.into_iter().map(|(no, class)| (no, Arc::new(class))));
+            let known = &self.known;
+            self.unreadable.extend(new.into_iter().filter(|no| !known.contains_key(no)));
         }
         for head in heads {
             if let (false, Some(class)) =
@@ -69,6 +72,10 @@ impl Classes {
             }
         }
         Ok(())
+    }
+
+    fn is_read(&self, class_no: ClassNo) -> bool {
+        self.known.contains_key(&class_no) || self.unreadable.contains(&class_no)
     }
 
     pub(super) fn standing(&self, class_no: ClassNo) -> Option<&Standing> {
