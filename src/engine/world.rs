@@ -10,7 +10,7 @@ use tokio_util::sync::CancellationToken;
 use super::health::{Health, Link};
 use super::ledger::{LedgerError, LifeLedger, WorldLedger};
 use crate::clock;
-use crate::core::decide::World;
+use crate::core::decide::{PoolState, World};
 use crate::core::ids::AccountName;
 use crate::core::ledger::Control;
 
@@ -18,6 +18,8 @@ use crate::core::ledger::Control;
 const LOOK_EVERY: Duration = Duration::from_millis(250);
 /// Pools grow stale without anybody's doing: the world is read anew at least this often.
 const READ_EVERY: Duration = Duration::from_secs(15);
+/// While jobs wait for a pool that is too old: it grows young again without a word.
+const READ_STALE_EVERY: Duration = Duration::from_secs(1);
 
 #[derive(Debug)]
 pub struct WorldKeeper<L> {
@@ -63,7 +65,9 @@ impl<L: LifeLedger + WorldLedger> WorldKeeper<L> {
 
     async fn look(&self, known: &mut Control, read_at: &mut Instant) -> Result<(), LedgerError> {
         let control = self.ledger.control().await?;
-        if control == *known && clock::monotonic() < *read_at + READ_EVERY {
+        let stale = self.world.borrow().pools.values().any(|pool| pool.state == PoolState::Stale);
+        let every = if stale { READ_STALE_EVERY } else { READ_EVERY };
+        if control == *known && clock::monotonic() < *read_at + every {
             return Ok(());
         }
         let rules = if control.version == known.version {
