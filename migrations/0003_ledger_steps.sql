@@ -580,7 +580,8 @@ begin
         update outdial.attempts a set
             state = 'ended', disposition = m.disposition, reason = m.reason, provider_status = m.provider_status,
             end_reason = m.end_reason, provider_error = coalesce(m.error, a.provider_error),
-            from_phone_number_reported = m.from_reported,
+            -- Where the agent chose by itself, only the provider knows the number.
+            from_phone_number = coalesce(a.from_phone_number, m.from_reported), from_phone_number_reported = m.from_reported,
             caller_id_verified = case when m.from_reported is not null and a.from_phone_number is not null
                                       then m.from_reported = a.from_phone_number end,
             placed_at = coalesce(a.placed_at, v_now), ended_at = coalesce(m.ended_at, v_now),
