@@ -41,7 +41,8 @@ select j.job_id, j.campaign_id, coalesce(j.brand, c.brand) as brand, a.account,
        case when j.state = 'waiting' and w.job_no is not null and w.ready_at is null then k.reason else j.reason end as reason,
        case when j.state <> 'waiting' then j.due_at
             when r.job_no is not null then r.slot
-            else coalesce(w.ready_at, k.due_at) end as due_at,
+            -- 'infinity': until somebody changes something.
+            else nullif(coalesce(w.ready_at, k.due_at), 'infinity') end as due_at,
        j.attempts, j.received_at, j.finished_at, j.metadata
 from outdial.jobs j
 left join outdial.campaigns c on c.campaign_id = j.campaign_id
@@ -127,7 +128,7 @@ from (
     from (select class_no, count(*) as jobs, min(job_no) as oldest from outdial.work where ready_at is null group by class_no) q
     join outdial.classes k on k.class_no = q.class_no
     union all
-    select d.campaign_id, d.reason, count(*), min(d.job_no), min(w.ready_at)
+    select d.campaign_id, d.reason, count(*), min(d.job_no), min(nullif(w.ready_at, 'infinity'))
     from outdial.work w join outdial.jobs d on d.job_no = w.job_no
     where w.ready_at is not null group by d.campaign_id, d.reason
     union all
