@@ -650,6 +650,18 @@ returns int language sql as $$
     select count(*)::int from ended
 $$;
 
+-- Ends the first ready jobs of a class, as dispatch decided it under the rules of p_version; nothing once others hold.
+create function outdial.end_class(p_version bigint, p_class int, p_state text, p_reason text, p_limit int, p_events text[])
+returns int language sql as $$
+    select outdial.go_lock();
+    select outdial.end_waiting(
+        array(select job_no from outdial.work
+              where class_no = p_class and ready_at is null
+                and exists (select 1 from outdial.control c where c.routing_version = p_version)
+              order by class_no, rank, job_no limit p_limit),
+        p_state, p_reason, p_events)
+$$;
+
 create function outdial.expire(p_limit int, p_events text[]) returns int language sql as $$
     select outdial.end_waiting(
         array(select job_no from outdial.work where expires_at <= statement_timestamp() order by expires_at limit p_limit),
@@ -675,12 +687,16 @@ begin
 end $$;
 
 -- Parks single jobs: until a true date, or (p_held) until the rules change; or moves them into another class.
-create function outdial.park(p_job bigint[], p_reason text[], p_ready timestamptz[], p_held boolean[], p_class int[], p_events text[])
+-- Nothing under rules that hold no longer: who applies new ones holds the stop lock, and all that was parked before is
+-- judged anew.
+create function outdial.park(p_version bigint, p_job bigint[], p_reason text[], p_ready timestamptz[], p_held boolean[], p_class int[], p_events text[])
 returns int language sql as $$
+    select outdial.go_lock();
     with asked as (
-        select * from unnest(p_job, p_reason, p_ready, p_held, p_class) a(job, reason, ready, held, class_no)
+        select a.* from unnest(p_job, p_reason, p_ready, p_held, p_class) a(job, reason, ready, held, class_no)
+        where exists (select 1 from outdial.control c where c.routing_version = p_version)
     ), free as materialized (
-        select w.job_no from outdial.work w where w.job_no = any (p_job) order by w.job_no for update skip locked
+        select w.job_no from outdial.work w where w.job_no in (select job from asked) order by w.job_no for update skip locked
     ), parked as (
         update outdial.work w set ready_at = case when a.held then 'infinity' else a.ready end, class_no = coalesce(a.class_no, w.class_no),
                                   windowed = a.reason in ('outside_window', 'timezone_unknown')
@@ -700,16 +716,19 @@ returns int language sql as $$
     select count(*)::int from parked
 $$;
 
--- New rules may open a window: jobs that wait for one are looked at again. Answers how many; call again while it is p_limit.
-create function outdial.rejudge(p_limit int) returns int language sql as $$
-    with due as (
-        select w.job_no from outdial.work w where w.windowed order by w.job_no limit p_limit for update skip locked
+-- New rules may open a window: jobs that wait for one are looked at again, p_limit at a time from p_after on.
+-- Answers how far it came (null: to the end) and how many are ready. One walk meets each job once, although those that
+-- still have to wait are parked again meanwhile.
+create function outdial.rejudge(p_after bigint, p_limit int) returns table (upto bigint, ready int) language sql as $$
+    with due as materialized (
+        select w.job_no from outdial.work w where w.windowed and w.job_no > p_after
+        order by w.job_no limit p_limit for update skip locked
     ), ready as (
         update outdial.work w set ready_at = null, windowed = false from due where w.job_no = due.job_no
     ), told as (
         update outdial.jobs j set reason = 'queued', due_at = null from due where j.job_no = due.job_no
     )
-    select count(*)::int from due
+    select case when count(*) = p_limit then max(job_no) end, count(*)::int from due
 $$;
 
 -- What dispatch says of classes: why their jobs wait, and until when as far as that is known.

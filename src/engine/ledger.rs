@@ -42,10 +42,12 @@ pub trait DispatchLedger: Send + Sync + 'static {
     ) -> impl Future<Output = Answer<Vec<SlotAnswer>>> + Send;
     /// Gives back what a lost answer of [`DispatchLedger::reserve`] may have reserved.
     fn unreserve(&self, jobs: &[JobNo]) -> impl Future<Output = Answer<()>> + Send;
-    fn park(&self, jobs: &[Park]) -> impl Future<Output = Answer<()>> + Send;
+    /// Parks what was decided under the rules of a version; nothing once others hold. Likewise below.
+    fn park(&self, version: RoutingVersion, jobs: &[Park]) -> impl Future<Output = Answer<()>> + Send;
     /// Refuses or cancels up to `limit` ready jobs of a class; gives how many.
     fn end_class(
         &self,
+        version: RoutingVersion,
         class: ClassNo,
         end: ClassEnd,
         limit: usize,
@@ -105,8 +107,9 @@ pub trait UpkeepLedger: Send + Sync + 'static {
     /// Dates that have come; gives how many jobs are ready now. Likewise below: while it gives `limit`, there is more.
     fn wake(&self, limit: u32) -> impl Future<Output = Answer<u32>> + Send;
     fn expire(&self, limit: u32) -> impl Future<Output = Answer<u32>> + Send;
-    /// Looks again at jobs that wait for a window, after new rules.
-    fn rejudge(&self, limit: u32) -> impl Future<Output = Answer<u32>> + Send;
+    /// Looks again at jobs that wait for a window, after new rules: from job `after` on. Gives how far it came (`None`:
+    /// to the end) and how many are ready.
+    fn rejudge(&self, after: JobNo, limit: u32) -> impl Future<Output = Answer<(Option<JobNo>, u32)>> + Send;
     /// Writes what holds a class into the records of its jobs, from job `after` on. Gives how far it came (`None`: to
     /// the end) and how many it wrote.
     fn relabel(&self, after: JobNo, limit: u32) -> impl Future<Output = Answer<(Option<JobNo>, u32)>> + Send;

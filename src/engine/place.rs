@@ -89,7 +89,7 @@ pub trait Desk: Send + Sync + 'static {
 pub trait PlaceMeter: Send + Sync + 'static {
     fn answered(&self, account: &AccountName, status: Option<u16>, took: Duration);
     fn settled(&self, account: &AccountName, became: &Became);
-    /// A slot that wasn't used: `late`, `stopped`, `gone`, `fenced`, `draining`.
+    /// A slot that wasn't used: `late`, `stopped`, `stale`, `gone`, `fenced`, `draining`.
     fn unused(&self, why: &'static str);
     /// The second fence tripped: the ledger is wrong.
     fn violation(&self);

@@ -38,7 +38,13 @@ pub struct Upkeep<L> {
 impl<L: UpkeepLedger + Duties + Clone> Upkeep<L> {
     /// Until `stop`.
     pub async fn run(self, stop: CancellationToken) {
-        let mut known = Known { labelled: JobNo(0), judged: None, pruned: clock::monotonic(), pruning: None };
+        let mut known = Known {
+            labelled: JobNo(0),
+            judged: None,
+            judging: None,
+            pruned: clock::monotonic(),
+            pruning: None,
+        };
         let mut duty = Duty::new(self.ledger.as_ref().clone(), "upkeep", DUTY);
         while !stop.is_cancelled() {
             if !duty.is_ours().await {
@@ -66,15 +72,8 @@ impl<L: UpkeepLedger + Duties + Clone> Upkeep<L> {
             }
             Err(error) => failed("take_over", &error),
         }
-        let version = self.world.borrow().version;
-        if known.judged != Some(version) {
-            let judged = chunks("rejudge", || self.ledger.rejudge(CHUNK)).await;
-            ready |= judged.any;
-            if judged.whole {
-                known.judged = Some(version);
-            }
-        }
-        ready |= chunks("wake", || self.ledger.wake(CHUNK)).await.any;
+        ready |= self.rejudge(known).await;
+        ready |= chunks("wake", || self.ledger.wake(CHUNK)).await;
         chunks("expire", || self.ledger.expire(CHUNK)).await;
         if ready {
             self.sending.bell.notify_one();
@@ -102,14 +101,39 @@ impl<L: UpkeepLedger + Duties + Clone> Upkeep<L> {
             None
         });
     }
+
+    /// Walks once over the jobs that wait for a window, whenever the rules have changed: those that still have to wait
+    /// are parked again behind it. True if any is to be looked at.
+    async fn rejudge(&self, known: &mut Known) -> bool {
+        let version = self.world.borrow().version;
+        if known.judged != Some(version) {
+            (known.judged, known.judging) = (Some(version), Some(JobNo(0)));
+        }
+        let mut any = false;
+        for _ in 0..CHUNKS_MAX {
+            let Some(after) = known.judging else { break };
+            match self.ledger.rejudge(after, CHUNK).await {
+                Ok((upto, ready)) => {
+                    known.judging = upto;
+                    any |= ready > 0;
+                }
+                Err(error) => {
+                    failed("rejudge", &error);
+                    break;
+                }
+            }
+        }
+        any
+    }
 }
 
 /// What is remembered from round to round.
 struct Known {
     /// How far the records were told what holds their class.
     labelled: JobNo,
-    /// The version under which jobs that wait for a window were looked at.
+    /// The version under which jobs that wait for a window are looked at, and after which job while that isn't done.
     judged: Option<RoutingVersion>,
+    judging: Option<JobNo>,
     pruned: tokio::time::Instant,
     /// How far logs have been pruned this time.
     pruning: Option<i32>,
@@ -119,25 +143,18 @@ fn failed(step: &'static str, error: &LedgerError) {
     tracing::warn!(step, error = %error, "upkeep.failed");
 }
 
-/// What chunks of a step came to.
-struct Done {
-    any: bool,
-    /// Nothing is left.
-    whole: bool,
-}
-
-/// Runs a chunked statement until it has less than a chunk to do.
+/// Runs a chunked statement until it has less than a chunk to do; true if it did anything.
 async fn chunks<F: Future<Output = Result<u32, LedgerError>>>(
     step: &'static str,
     run: impl Fn() -> F,
-) -> Done {
+) -> bool {
     let mut any = false;
     for _ in 0..CHUNKS_MAX {
         match run().await {
             Ok(done) => {
                 any |= done > 0;
                 if done < CHUNK {
-                    return Done { any, whole: true };
+                    break;
                 }
             }
             Err(error) => {
@@ -146,5 +163,5 @@ async fn chunks<F: Future<Output = Result<u32, LedgerError>>>(
             }
         }
     }
-    Done { any, whole: false }
+    any
 }

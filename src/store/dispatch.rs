@@ -195,7 +195,7 @@ impl DispatchLedger for Ledger {
         PlaceLedger::release(self, jobs).await
     }
 
-    async fn park(&self, jobs: &[Park]) -> Answer<()> {
+    async fn park(&self, version: RoutingVersion, jobs: &[Park]) -> Answer<()> {
         let numbers: Vec<i64> = jobs.iter().map(|p| p.job_no.0).collect();
         let reasons: Vec<&str> = jobs.iter().map(|p| p.reason.as_str()).collect();
         let dates: Vec<Option<DateTime<Utc>>> = jobs
@@ -207,7 +207,8 @@ impl DispatchLedger for Ledger {
             .collect();
         let held: Vec<bool> = jobs.iter().map(|p| p.until == ParkedUntil::Change).collect();
         let classes: Vec<Option<i32>> = jobs.iter().map(|p| p.class_no.map(|c| c.0)).collect();
-        sqlx::query("select outdial.park($1, $2, $3, $4, $5, $6)")
+        sqlx::query("select outdial.park($1, $2, $3, $4, $5, $6, $7)")
+            .bind(version.0)
             .bind(numbers)
             .bind(reasons)
             .bind(dates)
@@ -220,21 +221,24 @@ impl DispatchLedger for Ledger {
             .map_err(ledger_error)
     }
 
-    async fn end_class(&self, class: ClassNo, end: ClassEnd, limit: usize) -> Answer<usize> {
+    async fn end_class(
+        &self,
+        version: RoutingVersion,
+        class: ClassNo,
+        end: ClassEnd,
+        limit: usize,
+    ) -> Answer<usize> {
         let (state, reason) = words_of(end);
-        let ended: i32 = sqlx::query_scalar(
-            "select outdial.end_waiting(
-                array(select job_no from outdial.work where class_no = $1 and ready_at is null
-                      order by class_no, rank, job_no limit $2), $3, $4, $5)",
-        )
-        .bind(class.0)
-        .bind(i64::try_from(limit).unwrap_or(i64::MAX))
-        .bind(state)
-        .bind(reason.as_str())
-        .bind(self.events())
-        .fetch_one(&self.pool)
-        .await
-        .map_err(ledger_error)?;
+        let ended: i32 = sqlx::query_scalar("select outdial.end_class($1, $2, $3, $4, $5, $6)")
+            .bind(version.0)
+            .bind(class.0)
+            .bind(state)
+            .bind(reason.as_str())
+            .bind(i32::try_from(limit).unwrap_or(i32::MAX))
+            .bind(self.events())
+            .fetch_one(&self.pool)
+            .await
+            .map_err(ledger_error)?;
         Ok(usize::try_from(ended).unwrap_or(0))
     }
 

@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use sqlx::Row;
+use sqlx::postgres::PgRow;
 
 use super::ledger::{Ledger, interval, ledger_error};
 use crate::core::ids::JobNo;
@@ -28,8 +29,14 @@ impl UpkeepLedger for Ledger {
         Ok(expired.unsigned_abs())
     }
 
-    async fn rejudge(&self, limit: u32) -> Result<u32, LedgerError> {
-        self.count("select outdial.rejudge($1)", limit).await
+    async fn rejudge(&self, after: JobNo, limit: u32) -> Result<(Option<JobNo>, u32), LedgerError> {
+        let row = sqlx::query("select upto, ready from outdial.rejudge($1, $2)")
+            .bind(after.0)
+            .bind(i32::try_from(limit).unwrap_or(i32::MAX))
+            .fetch_one(&self.pool)
+            .await
+            .map_err(ledger_error)?;
+        Ok(walked(&row))
     }
 
     async fn relabel(&self, after: JobNo, limit: u32) -> Result<(Option<JobNo>, u32), LedgerError> {
@@ -40,7 +47,7 @@ impl UpkeepLedger for Ledger {
             .fetch_one(&self.pool)
             .await
             .map_err(ledger_error)?;
-        Ok((row.get::<Option<i64>, _>(0).map(JobNo), row.get::<i32, _>(1).unsigned_abs()))
+        Ok(walked(&row))
     }
 
     async fn take_over(&self, lease: Duration) -> Result<(u32, u32), LedgerError> {
@@ -66,6 +73,11 @@ impl UpkeepLedger for Ledger {
             .await
             .map_err(ledger_error)
     }
+}
+
+/// How far a walk over the jobs came, and how many it changed.
+fn walked(row: &PgRow) -> (Option<JobNo>, u32) {
+    (row.get::<Option<i64>, _>(0).map(JobNo), row.get::<i32, _>(1).unsigned_abs())
 }
 
 /// What the ledger holds at a moment.

@@ -62,7 +62,7 @@ impl<L: DispatchLedger> Dispatch<L> {
         self.read_usage(state, &world, now).await;
 
         let mut waits = Waits::default();
-        let ended = self.end_classes(state, &heads).await?;
+        let ended = self.end_classes(state, &world, &heads).await?;
         let open = self.sort_out(state, &world, &heads, &mut waits).await?;
         let capacity = self.inflight.available_permits().min(self.sending.room()).min(ASKS_MAX);
         let mut next = Next::In(IDLE);
@@ -114,11 +114,17 @@ impl<L: DispatchLedger> Dispatch<L> {
     }
 
     /// Ends the jobs of classes that are over; true if some may be left.
-    async fn end_classes(&self, state: &State, heads: &[ClassHead]) -> Result<bool, LedgerError> {
+    async fn end_classes(
+        &self,
+        state: &State,
+        world: &World,
+        heads: &[ClassHead],
+    ) -> Result<bool, LedgerError> {
         let mut more = false;
         for head in heads {
             if let Some(Standing::End(end)) = state.classes.standing(head.class_no) {
-                more |= self.ledger.end_class(head.class_no, *end, ENDED_MAX).await? == ENDED_MAX;
+                let ended = self.ledger.end_class(world.version, head.class_no, *end, ENDED_MAX).await?;
+                more |= ended == ENDED_MAX;
             }
         }
         Ok(more)
@@ -217,7 +223,7 @@ impl<L: DispatchLedger> Dispatch<L> {
         }
         parks.extend(self.sticky_parks(state, &picked).await?);
         if !parks.is_empty() {
-            self.ledger.park(&parks).await?;
+            self.ledger.park(world.version, &parks).await?;
         }
         let (asked, more) = (picked.picks.len(), picked.more);
         let outcome = self.ask(state, world, now, picked, &windows, waits).await?;
