@@ -99,7 +99,9 @@ pub struct AccountChange {
 }
 
 /// Tells a `null` from an absent key.
-fn given<'de, D: serde::Deserializer<'de>>(from: D) -> Result<Option<Option<u32>>, D::Error> {
+fn given<'de, T: Deserialize<'de>, D: serde::Deserializer<'de>>(
+    from: D,
+) -> Result<Option<Option<T>>, D::Error> {
     Option::deserialize(from).map(Some)
 }
 
@@ -110,6 +112,9 @@ pub struct SettingsChange {
     pub time_scale: Option<f64>,
     pub latency_ms: Option<Span>,
     pub guesses: Option<Guesses>,
+    /// Reading an agent is answered with this status instead; `null`: as usual again.
+    #[serde(deserialize_with = "given")]
+    pub assistant_status: Option<Option<u16>>,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -165,6 +170,7 @@ impl World {
             self.timeline.rescale(config.time_scale);
         }
         self.config = config;
+        self.assistant_status = change.assistant_status.unwrap_or(self.assistant_status);
         Ok(())
     }
 

@@ -89,6 +89,9 @@ pub fn list_assistants(world: &mut World, account: &str, query: &Query) -> Resul
 }
 
 pub fn get_assistant(world: &mut World, account: &str, model_id: &str) -> Result<Reply, Reply> {
+    if let Some(status) = world.assistant_status {
+        return Err(Reply::error(status, "As the test asked for.", &mut world.dice()));
+    }
     let in_object = world.config.guesses.assistant_in_object;
     let Some(agent) = world.agent_of(account, model_id) else { return Err(unknown_assistant(world)) };
     let numbers: Vec<Value> =

@@ -19,6 +19,8 @@ pub struct World {
     pub calls: Calls,
     pub ledger: Ledger,
     pub overrides: VecDeque<Override>,
+    /// What reading an agent is answered with, while a test wants it to fail.
+    pub assistant_status: Option<u16>,
     /// Requests answered so far: numbers request ids and latencies.
     answers: u64,
 }
@@ -78,6 +80,7 @@ impl World {
             calls: Calls::new(config.calls_max),
             ledger,
             overrides: VecDeque::new(),
+            assistant_status: None,
             answers: 0,
             config,
         }

@@ -44,12 +44,25 @@ impl Listener {
         .await
     }
 
+    /// Listens until it has heard enough; gives all events so far, in order.
+    pub async fn until(&mut self, limit: Duration, enough: impl Fn(&[Value]) -> bool) -> Vec<Value> {
+        eventually(limit, async || {
+            self.listen().await;
+            enough(&self.heard).then(|| self.heard.clone())
+        })
+        .await
+    }
+
     async fn listen(&mut self) {
         while let Some(message) =
             self.channel.basic_get(self.queue.as_str().into(), BasicGetOptions::default()).await.unwrap()
         {
             message.acker.ack(BasicAckOptions::default()).await.unwrap();
-            self.heard.push(serde_json::from_slice(&message.delivery.data).unwrap());
+            let content_type = message.delivery.properties.content_type().as_ref().unwrap().as_str();
+            assert_eq!(content_type, "application/cloudevents+json");
+            let event: Value = serde_json::from_slice(&message.delivery.data).unwrap();
+            assert_eq!(Some(message.delivery.routing_key.as_str()), event["type"].as_str());
+            self.heard.push(event);
         }
     }
 }

@@ -1,5 +1,4 @@
 //! What the integration tests share: a server pair, databases, virtual hosts, the binary, and a way to wait.
-#![expect(dead_code, reason = "each theme uses its own part")]
 
 mod binary;
 mod listener;

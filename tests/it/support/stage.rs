@@ -1,9 +1,11 @@
 //! The whole of outdial on a stage: database, virtual host, sandbox, and as many workers as a test wants.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::time::Duration;
 
+use chrono::{DateTime, Utc};
 use lapin::options::{BasicPublishOptions, ConfirmSelectOptions};
+use lapin::types::FieldTable;
 use lapin::{BasicProperties, Connection, ConnectionProperties};
 use outdial::synthflow::sandbox::{LedgerEntry, Sandbox, SandboxConfig};
 use serde_json::{Value, json};
@@ -17,6 +19,8 @@ pub const KEY: &str = "sandbox-key";
 pub const AGENT: &str = "agent-1";
 /// Every callee's name: one that stands in no other text.
 pub const NAME: &str = "Ada Canarybird";
+/// Far more than anything takes that a test waits for, on a machine that does much else.
+pub const LONG: Duration = Duration::from_secs(60);
 
 pub struct Stage {
     pub database: Database,
@@ -104,7 +108,12 @@ impl Stage {
 
     /// Applies routing: `calling_rules = "none"` is added to the defaults.
     pub async fn route(&self, limits: &str, rest: &str) {
-        let text = format!("[defaults]\ncalling_rules = \"none\"\nnumber_limits = {{ {limits} }}\n{rest}");
+        self.route_with(&format!("number_limits = {{ {limits} }}"), rest).await;
+    }
+
+    /// The same, with other defaults.
+    pub async fn route_with(&self, defaults: &str, rest: &str) {
+        let text = format!("[defaults]\ncalling_rules = \"none\"\n{defaults}\n{rest}");
         let file = tempfile::NamedTempFile::new().unwrap();
         std::fs::write(file.path(), text).unwrap();
         self.run(&["routing", "apply", file.path().to_str().unwrap()]).await;
@@ -116,12 +125,17 @@ impl Stage {
     }
 
     pub async fn publish_raw(&self, bodies: impl IntoIterator<Item = Vec<u8>>) {
+        self.publish_with(FieldTable::default(), bodies).await;
+    }
+
+    /// Publishes with headers.
+    pub async fn publish_with(&self, headers: FieldTable, bodies: impl IntoIterator<Item = Vec<u8>>) {
         let connection = Connection::connect(&self.vhost.url, ConnectionProperties::default()).await.unwrap();
         let channel = connection.create_channel().await.unwrap();
         channel.confirm_select(ConfirmSelectOptions::default()).await.unwrap();
         let mut confirms = Vec::new();
         for body in bodies {
-            let persistent = BasicProperties::default().with_delivery_mode(2);
+            let persistent = BasicProperties::default().with_delivery_mode(2).with_headers(headers.clone());
             let options = BasicPublishOptions { mandatory: true, ..BasicPublishOptions::default() };
             let sent =
                 channel.basic_publish("outdial.jobs".into(), "jobs".into(), options, &body, persistent).await;
@@ -141,6 +155,70 @@ impl Stage {
     /// Waits until the sandbox has seen `n` POSTs.
     pub async fn posted(&self, n: usize, limit: Duration) -> Vec<LedgerEntry> {
         eventually(limit, async || Some(self.posts()).filter(|posts| posts.len() >= n)).await
+    }
+
+    /// Lets a number rest, as a person would.
+    pub async fn rest(&self, number: &str) {
+        let mut transaction = self.db.begin().await.unwrap();
+        for statement in [
+            "select outdial.stop_lock()".to_owned(),
+            format!(
+                "update outdial.numbers set state = 'resting', state_since = now() where number = '{number}'"
+            ),
+            "select outdial.raise_epoch()".to_owned(),
+        ] {
+            sqlx::query(AssertSqlSafe(statement)).execute(&mut *transaction).await.unwrap();
+        }
+        transaction.commit().await.unwrap();
+    }
+
+    /// The call to a callee, once it has arrived.
+    pub async fn called(&self, phone: &str) -> LedgerEntry {
+        self.called_times(phone, 1).await.swap_remove(0)
+    }
+
+    /// The calls to a callee, once there are so many.
+    pub async fn called_times(&self, phone: &str, n: usize) -> Vec<LedgerEntry> {
+        let mut calls = Vec::new();
+        let end = outdial::clock::monotonic() + LONG;
+        while outdial::clock::monotonic() < end {
+            calls = self.posts();
+            calls.retain(|post| post.phone.as_deref() == Some(phone));
+            if calls.len() >= n {
+                return calls;
+            }
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+        panic!("{} calls to {phone}, not {n}; the jobs: {:?}", calls.len(), self.standings().await);
+    }
+
+    /// Every job's state and reason, by job id.
+    pub async fn standings(&self) -> BTreeMap<String, (String, Option<String>)> {
+        let rows: Vec<(String, String, Option<String>)> =
+            sqlx::query_as("select job_id, state, reason from reporting.jobs limit 100")
+                .fetch_all(&self.db)
+                .await
+                .unwrap();
+        rows.into_iter().map(|(id, state, reason)| (id, (state, reason))).collect()
+    }
+
+    /// Waits until a job stands so, and gives its `due_at`.
+    pub async fn stands(&self, id: &str, state: &str, reason: Option<&str>) -> Option<DateTime<Utc>> {
+        let mut found = None;
+        let end = outdial::clock::monotonic() + LONG;
+        while outdial::clock::monotonic() < end {
+            found = sqlx::query_as("select state, reason, due_at from reporting.jobs where job_id = $1")
+                .bind(id)
+                .fetch_optional(&self.db)
+                .await
+                .unwrap();
+            match &found {
+                Some((is, why, due_at)) if is == state && Option::as_deref(why) == reason => return *due_at,
+                _ => tokio::time::sleep(Duration::from_millis(20)).await,
+            }
+        }
+        let found: Option<(String, Option<String>, Option<DateTime<Utc>>)> = found;
+        panic!("job {id} stands {found:?}, not {state} {reason:?}; all: {:?}", self.standings().await);
     }
 
     pub async fn count(&self, query: &str) -> i64 {
