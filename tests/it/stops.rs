@@ -16,7 +16,7 @@ use crate::support::eventually;
 use crate::support::stage::{ANY_NUMBER, Stage, job, jobs, numbers, sandbox_config};
 
 const SOON: Duration = Duration::from_secs(60);
-const LONG: Duration = Duration::from_secs(120);
+const LONG: Duration = Duration::from_secs(180);
 
 /// Ten numbers of 15 calls a second: a thousand jobs are a load for seven seconds.
 async fn stage(rest: &str) -> Stage {
@@ -68,7 +68,7 @@ async fn a_paused_or_canceled_campaign_stops_at_once_and_others_go_on() {
     let stop = moment(&stage, paused).await;
     stage.publish(&small).await;
     let small_done = "select count(*) from reporting.jobs where campaign_id = 'small' and state = 'done'";
-    eventually(SOON, async || (stage.count(small_done).await == 200).then_some(())).await;
+    eventually(LONG, async || (stage.count(small_done).await == 200).then_some(())).await;
     assert_nothing_since(&stage, stop, "campaign_id = 'big'").await;
     let waiting = "select count(*) from reporting.jobs where campaign_id = 'big' and state = 'waiting'";
     let left = stage.count(waiting).await;
@@ -80,7 +80,7 @@ async fn a_paused_or_canceled_campaign_stops_at_once_and_others_go_on() {
     stage.run(&["campaign", "cancel", "big"]).await;
     let stop = moment(&stage, paused).await;
     let open = "select count(*) from reporting.jobs where state not in ('done', 'canceled')";
-    eventually(SOON, async || (stage.count(open).await == 0).then_some(())).await;
+    eventually(LONG, async || (stage.count(open).await == 0).then_some(())).await;
     assert_nothing_since(&stage, stop, "campaign_id = 'big'").await;
     let canceled = stage.count("select count(*) from reporting.jobs where state = 'canceled'").await;
     assert!(canceled > 50, "{canceled} canceled");
@@ -117,13 +117,13 @@ async fn a_paused_account_sends_nothing_takes_jobs_and_goes_on_when_resumed() {
     let stop = moment(&stage, "select state_since from outdial.accounts").await;
     stage.publish(&many[800..]).await;
     let settled = "select count(*) from reporting.jobs where state in ('done', 'waiting')";
-    eventually(SOON, async || (stage.count(settled).await == 900).then_some(())).await;
+    eventually(LONG, async || (stage.count(settled).await == 900).then_some(())).await;
     let left = stage.count("select count(*) from reporting.jobs where state = 'waiting'").await;
     assert!(left > 100, "the pause came in the middle: {left} are left");
     stage.jobs("waiting", Some("account_paused"), left, SOON).await;
     assert_nothing_since(&stage, stop, "true").await;
     stage.run(&["account", "resume", "default"]).await;
-    stage.each_done_once(&many, SOON).await;
+    stage.each_done_once(&many, LONG).await;
     stage.nothing_held().await;
     stage.stopped(one).await;
     stage.stopped(two).await;
@@ -143,7 +143,7 @@ async fn single_jobs_are_canceled_by_command_and_by_message_while_others_go() {
     cancel_by_message(&stage, slow[..59].iter().rev()).await;
 
     let over = "select count(*) from reporting.jobs where state in ('done', 'canceled')";
-    eventually(SOON, async || (stage.count(over).await == 360).then_some(())).await;
+    eventually(LONG, async || (stage.count(over).await == 360).then_some(())).await;
     let canceled: Vec<String> =
         sqlx::query_scalar("select phone from outdial.jobs where state = 'canceled' and reason = 'canceled'")
             .fetch_all(&stage.db)
@@ -180,7 +180,7 @@ async fn an_orderly_stop_under_load_loses_and_repeats_nothing() {
     assert_eq!(stage.count(in_flight).await, 0, "every answer is written");
 
     let (one, two) = (stage.worker(&[]).await, stage.worker(&[]).await);
-    stage.each_done_once(&many, SOON).await;
+    stage.each_done_once(&many, LONG).await;
     stage.nothing_held().await;
     stage.stopped(one).await;
     stage.stopped(two).await;

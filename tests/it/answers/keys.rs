@@ -10,7 +10,7 @@ use crate::support::stage::{KEY, jobs};
 use crate::support::{Listener, eventually};
 
 /// A key is probed every 30 s.
-const NEXT_PROBE: Duration = Duration::from_secs(120);
+const NEXT_PROBE: Duration = Duration::from_secs(240);
 
 fn key(text: &str) -> AccountChange {
     AccountChange { key: Some(text.to_owned()), ..AccountChange::default() }
