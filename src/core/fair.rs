@@ -5,73 +5,79 @@ use std::collections::HashMap;
 
 use super::ids::{AccountName, CampaignId};
 
-/// Campaigns that have nothing to dial are forgotten beyond so many of an account.
-const REMEMBERED_MAX: usize = 10_000;
+/// Of more campaigns than this, those that are away are forgotten.
+const KEPT_MAX: usize = 10_000;
 
+/// How far each campaign has come, in calls divided by weight.
 #[derive(Debug, Default)]
 pub struct Turns {
-    accounts: HashMap<AccountName, Round>,
+    accounts: HashMap<AccountName, HashMap<CampaignId, Turn>>,
+    taken: u64,
 }
 
-/// The campaigns of an account.
-#[derive(Debug, Default)]
-struct Round {
-    /// How far each has come, in calls divided by weight.
-    turns: HashMap<CampaignId, f64>,
-    /// How far the one had come that was served last.
-    reached: f64,
+#[derive(Debug)]
+struct Turn {
+    come: f64,
+    /// What one call costs: 1 / weight.
+    stride: f64,
+    /// The last one it took, counted over all.
+    last: u64,
 }
 
 impl Turns {
-    /// Those who have something to dial now. Who was away, or held up by a full number, doesn't make up for it: the
-    /// furthest behind of them starts where the others are. But they keep their order among themselves, so that a
-    /// number which is free now and then goes round all who wait for it.
-    pub fn present<'a>(&mut self, campaigns: impl Iterator<Item = (&'a AccountName, &'a CampaignId)>) {
-        let mut here: HashMap<&AccountName, Vec<&CampaignId>> = HashMap::new();
-        for (account, campaign) in campaigns {
-            here.entry(account).or_default().push(campaign);
+    /// Those who have something to dial now, and their weights.
+    ///
+    /// Nobody is further ahead of the furthest behind than one call of its own: what others couldn't use isn't held
+    /// against it, and absence is neither made up for nor waited for. Who is away keeps its place beside the others
+    /// that are: campaigns that share a number take turns by weight although they are here only while it is free.
+    /// A newcomer joins at the end of the round.
+    pub fn present<'a>(&mut self, campaigns: impl Iterator<Item = (&'a AccountName, &'a CampaignId, u32)>) {
+        let mut here: HashMap<&AccountName, HashMap<&CampaignId, f64>> = HashMap::new();
+        for (account, campaign, weight) in campaigns {
+            here.entry(account).or_default().insert(campaign, 1.0 / f64::from(weight.max(1)));
         }
         for (account, campaigns) in here {
-            let round = self.accounts.entry(account.clone()).or_default();
-            if round.turns.len() > REMEMBERED_MAX {
-                round.turns.retain(|campaign, _| campaigns.contains(&campaign));
+            let turns = self.accounts.entry(account.clone()).or_default();
+            if turns.len() > KEPT_MAX {
+                turns.retain(|campaign, _| campaigns.contains_key(campaign));
             }
-            let reached = round.reached;
-            let behind = |turn: &f64| *turn < reached;
-            let known = campaigns.iter().filter_map(|campaign| round.turns.get(*campaign).copied());
-            let furthest = known.filter(behind).fold(reached, f64::min);
-            for campaign in campaigns {
-                let turn = round.turns.entry(campaign.clone()).or_insert(reached);
-                if behind(turn) {
-                    *turn += reached - furthest;
-                }
+            let known = campaigns.keys().filter_map(|campaign| turns.get(*campaign));
+            let behind = known.map(|turn| turn.come).fold(f64::INFINITY, f64::min);
+            let behind = if behind.is_finite() { behind } else { 0.0 };
+            for (campaign, stride) in campaigns {
+                let newcomer = Turn { come: f64::INFINITY, stride, last: 0 };
+                let turn = turns.entry(campaign.clone()).or_insert(newcomer);
+                turn.stride = stride;
+                turn.come = turn.come.min(behind + stride);
             }
         }
     }
 
-    /// How far a campaign has come; the smallest goes next.
-    pub fn of(&self, account: &AccountName, campaign: &CampaignId) -> f64 {
-        self.accounts.get(account).and_then(|round| round.turns.get(campaign)).copied().unwrap_or(0.0)
+    /// How far a campaign has come, and when it last had a turn; the smallest goes next.
+    pub fn of(&self, account: &AccountName, campaign: &CampaignId) -> (f64, u64) {
+        let turn = self.accounts.get(account).and_then(|turns| turns.get(campaign));
+        turn.map_or((0.0, 0), |turn| (turn.come, turn.last))
     }
 
     /// It had a turn.
-    pub fn took(&mut self, account: &AccountName, campaign: &CampaignId, weight: u32) {
-        let turn = self.of(account, campaign);
-        if let Some(round) = self.accounts.get_mut(account) {
-            round.reached = round.reached.max(turn);
+    pub fn took(&mut self, account: &AccountName, campaign: &CampaignId) {
+        self.taken += 1;
+        let taken = self.taken;
+        if let Some(turn) = self.turn(account, campaign) {
+            turn.come += turn.stride;
+            turn.last = taken;
         }
-        self.step(account, campaign, 1.0 / f64::from(weight.max(1)));
     }
 
     /// Its turn came to nothing.
-    pub fn gave_back(&mut self, account: &AccountName, campaign: &CampaignId, weight: u32) {
-        self.step(account, campaign, -1.0 / f64::from(weight.max(1)));
+    pub fn gave_back(&mut self, account: &AccountName, campaign: &CampaignId) {
+        if let Some(turn) = self.turn(account, campaign) {
+            turn.come -= turn.stride;
+        }
     }
 
-    fn step(&mut self, account: &AccountName, campaign: &CampaignId, by: f64) {
-        if let Some(turn) = self.accounts.get_mut(account).and_then(|round| round.turns.get_mut(campaign)) {
-            *turn += by;
-        }
+    fn turn(&mut self, account: &AccountName, campaign: &CampaignId) -> Option<&mut Turn> {
+        self.accounts.get_mut(account)?.get_mut(campaign)
     }
 }
 
@@ -80,52 +86,92 @@ impl Turns {
 mod tests {
     use super::*;
 
+    struct Field {
+        account: AccountName,
+        turns: Turns,
+    }
+
+    impl Field {
+        fn new() -> Self {
+            Self { account: AccountName::parse("default").unwrap(), turns: Turns::default() }
+        }
+
+        /// A pass of these campaigns in which there is room for `room` calls; who got how many.
+        fn pass(&mut self, campaigns: &[(&str, u32)], room: usize) -> HashMap<String, usize> {
+            let ids: Vec<(CampaignId, u32)> =
+                campaigns.iter().map(|(id, weight)| (CampaignId::parse(id).unwrap(), *weight)).collect();
+            self.turns.present(ids.iter().map(|(id, weight)| (&self.account, id, *weight)));
+            let mut got = HashMap::new();
+            for _ in 0..room {
+                let turn = |id: &CampaignId| self.turns.of(&self.account, id);
+                let next =
+                    ids.iter().min_by(|a, b| turn(&a.0).partial_cmp(&turn(&b.0)).unwrap()).unwrap().0.clone();
+                self.turns.took(&self.account, &next);
+                *got.entry(next.to_string()).or_default() += 1;
+            }
+            got
+        }
+    }
+
     #[test]
     fn turns_go_by_weight() {
-        let account = AccountName::parse("default").unwrap();
+        for room in [400, 10, 1] {
+            let mut field = Field::new();
+            let heavy = (0..400 / room).map(|_| field.pass(&[("heavy", 3), ("light", 1)], room));
+            let heavy: usize = heavy.map(|got| got.get("heavy").copied().unwrap_or(0)).sum();
+            assert!((299..=301).contains(&heavy), "{heavy} of 400, {room} at a time");
+        }
+    }
+
+    #[test]
+    fn a_newcomer_neither_waits_for_the_past_nor_pushes_in() {
+        let mut field = Field::new();
+        field.pass(&[("old", 1)], 1000);
+        let got = field.pass(&[("old", 1), ("new", 1)], 10);
+        assert!((4..=6).contains(&got["new"]), "{got:?}");
+        // A stream of newcomers: who was there before has its turn.
+        let mut field = Field::new();
+        field.pass(&[("z", 1)], 1);
+        let passes = (0..20).map(|i| field.pass(&[(&format!("a{i}"), 1), ("z", 1)], 1));
+        assert!(passes.filter(|got| got.contains_key("z")).count() >= 10);
+    }
+
+    #[test]
+    fn who_is_here_only_while_a_number_is_free_keeps_its_place() {
+        // Two campaigns share a number that takes one call at a time; a third has numbers of its own.
+        let mut field = Field::new();
+        let mut got: HashMap<String, usize> = HashMap::new();
         let (heavy, light) = (CampaignId::parse("heavy").unwrap(), CampaignId::parse("light").unwrap());
-        let mut turns = Turns::default();
-        turns.present([(&account, &heavy), (&account, &light)].into_iter());
-        let mut heavy_turns = 0;
         for _ in 0..400 {
-            if turns.of(&account, &heavy) <= turns.of(&account, &light) {
-                turns.took(&account, &heavy, 3);
-                heavy_turns += 1;
-            } else {
-                turns.took(&account, &light, 1);
-            }
+            field.pass(&[("free", 1), ("heavy", 3), ("light", 1)], 0);
+            let turn = |id: &CampaignId| field.turns.of(&field.account, id);
+            let next = if turn(&heavy) <= turn(&light) { &heavy } else { &light };
+            field.turns.took(&field.account, next);
+            *got.entry(next.to_string()).or_default() += 1;
+            field.pass(&[("free", 1)], 50);
         }
-        assert_eq!(heavy_turns, 300);
+        assert!((299..=301).contains(&got["heavy"]), "{got:?}");
     }
 
     #[test]
-    fn a_newcomer_starts_level() {
-        let account = AccountName::parse("default").unwrap();
-        let (old, new) = (CampaignId::parse("old").unwrap(), CampaignId::parse("new").unwrap());
-        let mut turns = Turns::default();
-        turns.present([(&account, &old)].into_iter());
-        (0..1000).for_each(|_| turns.took(&account, &old, 1));
-        turns.present([(&account, &old), (&account, &new)].into_iter());
-        assert!((turns.of(&account, &new) - turns.of(&account, &old)).abs() <= 1.0);
+    fn another_accounts_passes_change_nothing() {
+        let mut field = Field::new();
+        let other = AccountName::parse("other").unwrap();
+        let mut b = 0;
+        for _ in 0..100 {
+            b += field.pass(&[("a", 1), ("b", 1)], 1).get("b").copied().unwrap_or(0);
+            field.turns.present([(&other, &CampaignId::parse("c").unwrap(), 1)].into_iter());
+        }
+        assert_eq!(b, 50);
     }
 
     #[test]
-    fn a_number_that_is_free_now_and_then_goes_round_all_who_wait_for_it() {
-        let account = AccountName::parse("default").unwrap();
-        let [a, busy, z] = ["a", "busy", "z"].map(|id| CampaignId::parse(id).unwrap());
-        let mut turns = Turns::default();
-        let mut served: HashMap<&CampaignId, u32> = HashMap::new();
-        for pass in 0..1000 {
-            if pass % 10 > 0 {
-                turns.present([(&account, &busy)].into_iter());
-                turns.took(&account, &busy, 1);
-                continue;
-            }
-            turns.present([(&account, &a), (&account, &busy), (&account, &z)].into_iter());
-            let first = if turns.of(&account, &a) <= turns.of(&account, &z) { &a } else { &z };
-            turns.took(&account, first, 1);
-            *served.entry(first).or_default() += 1;
-        }
-        assert_eq!((served[&a], served[&z]), (50, 50));
+    fn what_came_to_nothing_costs_nothing() {
+        let mut field = Field::new();
+        let (a, account) = (CampaignId::parse("a").unwrap(), field.account.clone());
+        field.pass(&[("a", 1), ("b", 1)], 0);
+        field.turns.took(&account, &a);
+        field.turns.gave_back(&account, &a);
+        assert!((field.turns.of(&account, &a).0 - 1.0).abs() < 1e-9);
     }
 }

@@ -40,7 +40,6 @@ pub struct Pick {
     pub ask: Ask,
     pub class_no: ClassNo,
     pub region: Option<Region>,
-    pub weight: u32,
     pub plan: Arc<Plan>,
     /// Place in [`Plan::tiers`].
     pub tier: usize,
@@ -91,6 +90,7 @@ impl Room {
 struct Group {
     account: AccountName,
     campaign: CampaignId,
+    weight: u32,
     offers: Vec<Offer>,
 }
 
@@ -105,20 +105,23 @@ pub fn pick(
 ) -> Picked {
     let mut picked = Picked::default();
     let mut groups = grouped(offers);
-    turns.present(groups.iter().map(|g| (&g.account, &g.campaign)));
+    turns.present(groups.iter().map(|g| (&g.account, &g.campaign, g.weight)));
     while room.capacity > 0 {
         let next = (0..groups.len()).filter(|&i| room.has(&groups[i].account, &groups[i].campaign)).min_by(
             |&a, &b| {
                 let turn = |i: usize| turns.of(&groups[i].account, &groups[i].campaign);
-                turn(a).total_cmp(&turn(b)).then_with(|| groups[a].campaign.cmp(&groups[b].campaign))
+                let ((one, last), (other, other_last)) = (turn(a), turn(b));
+                one.total_cmp(&other)
+                    .then(last.cmp(&other_last))
+                    .then_with(|| groups[a].campaign.cmp(&groups[b].campaign))
             },
         );
         let Some(at) = next else { break };
         match step(&mut groups[at], book, sticky, draw, &mut picked) {
-            Step::Picked(weight) => {
+            Step::Picked => {
                 let group = &groups[at];
                 room.take(&group.account, &group.campaign);
-                turns.took(&group.account, &group.campaign, weight);
+                turns.took(&group.account, &group.campaign);
             }
             Step::SetAside => {}
             Step::Over => drop(groups.swap_remove(at)),
@@ -130,7 +133,7 @@ pub fn pick(
 }
 
 enum Step {
-    Picked(u32),
+    Picked,
     /// A job or a class was set aside; the campaign may have others.
     SetAside,
     /// Nothing more of this campaign in this pass.
@@ -174,11 +177,11 @@ fn step(
                 gives_way: known.filter(|_| breaks_sticky).cloned(),
             };
             picked.picks.push(offer.pick(job, Some(number), tier, Some(used), claims.then_some(ask)));
-            Step::Picked(offer.weight)
+            Step::Picked
         }
         Choice::AgentDefault { tier } => {
             picked.picks.push(offer.pick(job, None, tier, None, None));
-            Step::Picked(offer.weight)
+            Step::Picked
         }
         Choice::Full { next_at } => {
             match known {
@@ -225,7 +228,6 @@ impl Offer {
             },
             class_no: self.class_no,
             region: self.region,
-            weight: self.weight,
             plan: Arc::clone(&self.plan),
             tier,
             used,
@@ -240,10 +242,19 @@ fn grouped(offers: Vec<Offer>) -> Vec<Group> {
     for offer in offers {
         let key = (offer.plan.account.clone(), offer.campaign.clone());
         let at = *places.entry(key).or_insert_with_key(|(account, campaign)| {
-            groups.push(Group { account: account.clone(), campaign: campaign.clone(), offers: Vec::new() });
+            groups.push(Group {
+                account: account.clone(),
+                campaign: campaign.clone(),
+                weight: offer.weight,
+                offers: Vec::new(),
+            });
             groups.len() - 1
         });
         groups[at].offers.push(offer);
     }
     groups
 }
+
+#[cfg(test)]
+#[path = "pick_tests.rs"]
+mod tests;

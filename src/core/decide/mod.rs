@@ -253,7 +253,7 @@ impl Settled {
 }
 
 impl Tier {
-    fn of_rule(index: usize, rule: &Rule, candidates: Vec<Candidate>) -> Self {
+    pub(in crate::core) fn of_rule(index: usize, rule: &Rule, candidates: Vec<Candidate>) -> Self {
         Self {
             source: TierSource::Rule { index, name: rule.name.clone() },
             strategy: rule.strategy,
