@@ -470,7 +470,12 @@ begin
     ), jobs as (
         update outdial.jobs j set
             state = case m.outcome when 'placed' then 'placed' when 'unknown' then 'dialing' when 'refused' then 'refused' else 'waiting' end,
-            reason = case m.outcome when 'placed' then null when 'unknown' then 'unconfirmed' else m.reason end,
+            -- What was never sent waits as before: no news, so that nobody is told of its reason twice.
+            reason = case when m.outcome = 'placed' then null when m.outcome = 'unknown' then 'unconfirmed'
+                          when m.outcome = 'unsent' and m.reason = 'queued' then coalesce((
+                              select a.decision ->> 'waited' from outdial.attempts a
+                              where a.job_no = m.job_no and a.attempt_no = m.attempt_no), m.reason)
+                          else m.reason end,
             due_at = case when m.outcome in ('retry', 'unsent') then m.ready end,
             placed = j.placed + (m.outcome = 'placed')::int, attempts = j.attempts - (m.outcome = 'unsent')::int,
             finished_at = case when m.outcome = 'refused' then v_now end,

@@ -107,14 +107,25 @@ struct State {
     classes: Classes,
     book: UsageBook,
     turns: Turns,
-    /// At their limit until then.
-    campaigns_shut: HashMap<CampaignId, DateTime<Utc>>,
-    /// Likewise, or the provider is out of reach by them.
-    accounts_shut: HashMap<AccountName, (Reason, DateTime<Utc>)>,
+    campaigns_shut: HashMap<CampaignId, Shut>,
+    /// At its limit, or the provider is out of reach by it.
+    accounts_shut: HashMap<AccountName, Shut>,
+    /// The rules of the last pass.
+    version: Option<RoutingVersion>,
     share: (u32, u32),
     share_read: Option<tokio::time::Instant>,
     usage_due: Option<tokio::time::Instant>,
     draws: Box<dyn FnMut() -> u64 + Send + Sync>,
+}
+
+/// Why nothing of a campaign or an account is asked for.
+#[derive(Debug, Clone, Copy)]
+struct Shut {
+    why: Reason,
+    /// Not asked again before.
+    until: DateTime<Utc>,
+    /// When the next slot is, where that is known.
+    due_at: Option<DateTime<Utc>>,
 }
 
 /// When to look again.
@@ -133,6 +144,7 @@ impl<L: DispatchLedger> Dispatch<L> {
             turns: Turns::default(),
             campaigns_shut: HashMap::new(),
             accounts_shut: HashMap::new(),
+            version: None,
             share: (0, 1),
             share_read: None,
             usage_due: None,
@@ -186,8 +198,14 @@ fn log_pass_error(error: &LedgerError) {
 
 impl State {
     fn forget_past(&mut self, now: DateTime<Utc>) {
-        self.campaigns_shut.retain(|_, until| *until > now);
-        self.accounts_shut.retain(|_, (_, until)| *until > now);
+        self.campaigns_shut.retain(|_, shut| shut.until > now);
+        self.accounts_shut.retain(|_, shut| shut.until > now);
+    }
+
+    fn forget_limits(&mut self) {
+        self.campaigns_shut.clear();
+        self.accounts_shut.clear();
+        self.usage_due = None;
     }
 
     fn is_share_old(&self) -> bool {

@@ -3,6 +3,8 @@
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 
+use chrono::{DateTime, TimeDelta, Utc};
+
 use crate::core::decide::{Class, Decision, Plan, World, decide};
 use crate::core::ids::ClassNo;
 use crate::core::ledger::{ClassEnd, ClassHead, ClassStatus};
@@ -21,6 +23,14 @@ pub(super) enum Standing {
     End(ClassEnd),
 }
 
+/// What was last said of a class.
+#[derive(Debug)]
+struct Noted {
+    status: ClassStatus,
+    /// When its reason was last found to hold.
+    held_at: DateTime<Utc>,
+}
+
 #[derive(Debug, Default)]
 pub(super) struct Classes {
     known: HashMap<ClassNo, Arc<Class>>,
@@ -31,7 +41,7 @@ pub(super) struct Classes {
     of: Option<Arc<World>>,
     /// The numbers of all plans.
     numbers: HashSet<E164>,
-    noted: HashMap<ClassNo, ClassStatus>,
+    noted: HashMap<ClassNo, Noted>,
 }
 
 impl Classes {
@@ -92,23 +102,46 @@ impl Classes {
     }
 
     /// Which of these say something new.
-    pub(super) fn news(&self, statuses: Vec<ClassStatus>) -> Vec<ClassStatus> {
-        let said = &self.noted;
-        let mut news: Vec<ClassStatus> =
-            statuses.into_iter().filter(|status| is_news(said.get(&status.class_no), status)).collect();
+    pub(super) fn news(&mut self, statuses: Vec<ClassStatus>, now: DateTime<Utc>) -> Vec<ClassStatus> {
+        let mut news = Vec::new();
+        for status in statuses {
+            match self.noted.get_mut(&status.class_no) {
+                Some(noted) if noted.outlasts(&status, now) => {}
+                Some(noted) => {
+                    noted.held_at = now;
+                    if is_news(&noted.status, &status) {
+                        news.push(status);
+                    }
+                }
+                None => news.push(status),
+            }
+        }
         news.sort_by_key(|status| status.class_no);
         news
     }
 
     /// They are written down.
-    pub(super) fn noted(&mut self, news: Vec<ClassStatus>) {
-        self.noted.extend(news.into_iter().map(|status| (status.class_no, status)));
+    pub(super) fn noted(&mut self, news: Vec<ClassStatus>, now: DateTime<Utc>) {
+        self.noted.extend(news.into_iter().map(|status| (status.class_no, Noted { status, held_at: now })));
+    }
+}
+
+/// A class that a limit holds up is `queued` again once the limit hasn't for this long. Whenever there is room a few of
+/// its jobs go, and the others wait for the limit as before: that is no change.
+const LIMIT_HOLDS: TimeDelta = TimeDelta::seconds(3);
+
+impl Noted {
+    fn outlasts(&self, status: &ClassStatus, now: DateTime<Utc>) -> bool {
+        let limited = matches!(
+            self.status.reason,
+            Reason::NumberLimit | Reason::CampaignLimit | Reason::AccountLimit | Reason::RecipientLimit
+        );
+        limited && status.reason == Reason::Queued && now < self.held_at + LIMIT_HOLDS
     }
 }
 
 /// A date that moves by less than a second is no news.
-fn is_news(said: Option<&ClassStatus>, status: &ClassStatus) -> bool {
-    let Some(said) = said else { return true };
+fn is_news(said: &ClassStatus, status: &ClassStatus) -> bool {
     let moved = match (said.due_at, status.due_at) {
         (Some(was), Some(is)) => (is - was).num_milliseconds().abs() >= 1_000,
         (was, is) => was != is,

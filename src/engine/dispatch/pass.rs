@@ -25,6 +25,8 @@ const ENDED_MAX: usize = 500;
 /// A class that may be dialed now.
 struct Open {
     class_no: ClassNo,
+    /// Of its first job: 9 − priority.
+    rank: i16,
     plan: Arc<Plan>,
 }
 
@@ -53,6 +55,11 @@ impl<L: DispatchLedger> Dispatch<L> {
         let Some(reading) = self.tenure.now() else { return Ok(Next::In(COLLIDED)) };
         let now = reading.now;
         state.forget_past(now);
+        if state.version != Some(world.version) {
+            // Other limits: what is full may have room.
+            state.forget_limits();
+            state.version = Some(world.version);
+        }
         if state.is_share_old() {
             state.share = self.ledger.share().await?;
             state.share_read = Some(clock::monotonic());
@@ -72,10 +79,10 @@ impl<L: DispatchLedger> Dispatch<L> {
             self.sending.starve();
         }
         let soonest = waits.soonest(now);
-        let news = state.classes.news(waits.statuses());
+        let news = state.classes.news(waits.statuses(), now);
         if !news.is_empty() {
             self.ledger.note(&news).await?;
-            state.classes.noted(news);
+            state.classes.noted(news, now);
         }
         Ok(match (next, soonest) {
             _ if ended => Next::Now,
@@ -140,7 +147,7 @@ impl<L: DispatchLedger> Dispatch<L> {
     ) -> Result<Vec<Open>, LedgerError> {
         let mut open = Vec::new();
         let mut unread = HashSet::new();
-        for &ClassHead { class_no, .. } in heads {
+        for &ClassHead { class_no, rank, .. } in heads {
             let (Some(standing), Some(class)) =
                 (state.classes.standing(class_no), state.classes.class(class_no))
             else {
@@ -156,7 +163,7 @@ impl<L: DispatchLedger> Dispatch<L> {
                 }
                 Standing::Dial(plan) => match self.shut(state, class, plan) {
                     Some((reason, due_at)) => waits.set(class_no, reason, due_at),
-                    None => open.push(Open { class_no, plan: Arc::clone(plan) }),
+                    None => open.push(Open { class_no, rank, plan: Arc::clone(plan) }),
                 },
             }
         }
@@ -172,11 +179,9 @@ impl<L: DispatchLedger> Dispatch<L> {
         if !self.accounts_here.usable(&plan.account) {
             return Some((Reason::AccountPaused, None));
         }
-        if let Some((reason, until)) = state.accounts_shut.get(&plan.account) {
-            return Some((*reason, Some(*until)));
-        }
-        if let Some(until) = state.campaigns_shut.get(&class.campaign) {
-            return Some((Reason::CampaignLimit, Some(*until)));
+        let shut = state.accounts_shut.get(&plan.account).or(state.campaigns_shut.get(&class.campaign));
+        if let Some(shut) = shut {
+            return Some((shut.why, shut.due_at));
         }
         let mut soonest: Option<DateTime<Utc>> = None;
         let mine = class.sticky.as_ref().filter(|n| plan.tiers.iter().any(|t| t.sticky && t.holds(n)));
@@ -235,7 +240,8 @@ impl<L: DispatchLedger> Dispatch<L> {
         })
     }
 
-    /// The first jobs of each class: of this worker's own share, and of everybody's where that has none.
+    /// The first jobs of each class: of this worker's own share, and of everybody's where that has none, or none as
+    /// urgent as the first of all.
     async fn read_jobs(
         &self,
         state: &State,
@@ -245,9 +251,12 @@ impl<L: DispatchLedger> Dispatch<L> {
         let classes: Vec<ClassNo> = open.iter().map(|o| o.class_no).collect();
         let mut jobs = self.ledger.candidates(&classes, each, state.share).await?;
         if state.share.1 > 1 {
-            let served: HashSet<ClassNo> = jobs.iter().map(|j| j.class_no).collect();
+            let urgent: HashMap<ClassNo, i16> = open.iter().map(|o| (o.class_no, o.rank)).collect();
+            let ours = jobs.iter().filter(|j| urgent.get(&j.class_no).is_some_and(|rank| j.rank <= *rank));
+            let served: HashSet<ClassNo> = ours.map(|j| j.class_no).collect();
             let others: Vec<ClassNo> = classes.into_iter().filter(|c| !served.contains(c)).collect();
             if !others.is_empty() {
+                jobs.retain(|j| served.contains(&j.class_no));
                 jobs.extend(self.ledger.candidates(&others, each, (0, 1)).await?);
             }
         }
@@ -345,7 +354,7 @@ fn offers(
         by_class.entry(job.class_no).or_default().push(job);
     }
     open.into_iter()
-        .filter_map(|Open { class_no, plan }| {
+        .filter_map(|Open { class_no, plan, .. }| {
             let class = state.classes.class(class_no)?;
             let mut jobs = by_class.remove(&class_no)?;
             let more = jobs.len() >= each;

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use chrono::{DateTime, TimeDelta, Utc};
 
 use super::pass::Waits;
-use super::{Dispatch, Ready, Slotted, State};
+use super::{Dispatch, Ready, Shut, Slotted, State};
 use crate::core::decide::World;
 use crate::core::ids::JobNo;
 use crate::core::ledger::{NoSlot, SlotAnswer};
@@ -16,6 +16,11 @@ use crate::engine::ledger::{DispatchLedger, LedgerError};
 
 /// Between two looks whether a probe has shown that the provider is back.
 const PROBE_LOOK: TimeDelta = TimeDelta::milliseconds(100);
+
+/// A campaign or an account at its limit is asked for again after this at the latest.
+const ASK_AGAIN: TimeDelta = TimeDelta::seconds(1);
+/// The same where only the end of a call makes room.
+const ASK_SOON: TimeDelta = TimeDelta::milliseconds(50);
 
 /// What came of asking.
 #[derive(Default)]
@@ -76,7 +81,7 @@ impl<L: DispatchLedger> Dispatch<L> {
         }
         // Neither granted nor refused: another worker took them.
         for pick in asked.into_values() {
-            state.turns.gave_back(&pick.ask.account, &pick.ask.campaign, pick.weight);
+            state.turns.gave_back(&pick.ask.account, &pick.ask.campaign);
         }
         Ok(outcome)
     }
@@ -93,9 +98,12 @@ impl State {
         waits: &mut Waits,
     ) {
         let ask = &pick.ask;
-        self.turns.gave_back(&ask.account, &ask.campaign, pick.weight);
+        self.turns.gave_back(&ask.account, &ask.campaign);
         // Where the ledger names no time, a call has to end or a slot to pass: it is looked at again soon.
-        let soon = || Some(next_at.unwrap_or(now + TimeDelta::milliseconds(50)));
+        // And where it does, a call given back may make room before.
+        let again = if next_at.is_some() { ASK_AGAIN } else { ASK_SOON };
+        let until = next_at.map_or(now + again, |at| at.min(now + again));
+        let shut = |why| Shut { why, until, due_at: next_at };
         match why {
             NoSlot::NumberLimit => {
                 if let Some(number) = &ask.number {
@@ -104,18 +112,18 @@ impl State {
                 waits.set(pick.class_no, Reason::NumberLimit, next_at);
             }
             NoSlot::CampaignLimit => {
-                self.campaigns_shut.extend(soon().map(|until| (ask.campaign.clone(), until)));
-                waits.set(pick.class_no, Reason::CampaignLimit, soon());
+                self.campaigns_shut.insert(ask.campaign.clone(), shut(Reason::CampaignLimit));
+                waits.set(pick.class_no, Reason::CampaignLimit, next_at);
             }
             NoSlot::AccountLimit => {
-                let shut = |until| (ask.account.clone(), (Reason::AccountLimit, until));
-                self.accounts_shut.extend(soon().map(shut));
-                waits.set(pick.class_no, Reason::AccountLimit, soon());
+                self.accounts_shut.insert(ask.account.clone(), shut(Reason::AccountLimit));
+                waits.set(pick.class_no, Reason::AccountLimit, next_at);
             }
             NoSlot::ProviderUnavailable => {
                 // Past already while a probe is under way: its answer is waited for.
                 let until = next_at.filter(|at| *at > now).unwrap_or(now + PROBE_LOOK);
-                self.accounts_shut.insert(ask.account.clone(), (Reason::ProviderUnavailable, until));
+                let shut = Shut { why: Reason::ProviderUnavailable, until, due_at: Some(until) };
+                self.accounts_shut.insert(ask.account.clone(), shut);
                 waits.set(pick.class_no, Reason::ProviderUnavailable, Some(until));
             }
             NoSlot::NoLimits => waits.set(pick.class_no, Reason::PoolUnknown, None),
