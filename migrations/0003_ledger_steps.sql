@@ -305,6 +305,7 @@ begin
         insert into outdial.grants (thing_no, ordinal, slot)
         select r.thing, v_from + k.ord - 1, k.slot from unnest(v_keep) with ordinality k(slot, ord);
         update outdial.limits set last_ordinal = v_from - 1 + cardinality(v_keep),
+               mended_at = case when r.news is null then mended_at else clock_timestamp() end,
                last_slot = (select slot from outdial.grants where thing_no = r.thing order by ordinal desc limit 1)
         where thing_no = r.thing;
     end loop;
@@ -370,6 +371,15 @@ begin
     with held as materialized (
         select r.* from outdial.reservations r
         where r.job_no = any (p_job) and r.worker_no = p_worker order by r.job_no for update
+    ), crowded as materialized (
+        -- Slots made before a log was mended may be too early now.
+        select distinct h.job_no from held h
+        join outdial.limits l on l.thing_no in (h.number_thing, h.campaign_thing, h.account_thing) and l.mended_at > v_now - interval '5 seconds'
+        cross join lateral (select max(g.ordinal) ordinal from outdial.grants g
+                            where g.thing_no = l.thing_no and g.ordinal > l.last_ordinal - 1000 and g.slot = h.slot) mine
+        cross join lateral (values (l.per_second, interval '1 second'), (l.per_minute, interval '1 minute'),
+                                   (l.per_hour, interval '1 hour'), (l.per_day, interval '1 day')) w(n, span)
+        join outdial.grants g on g.thing_no = l.thing_no and g.ordinal = mine.ordinal - w.n and g.slot + w.span + p_slack > h.slot
     ), judged as materialized (
         select a.*, h.class_no, h.rank, h.expires_at, h.campaign_id, h.account, h.number, h.number_thing, h.campaign_thing,
                h.account_thing, h.slot, h.routing_version,
@@ -384,7 +394,7 @@ begin
                     when h.number is not null and coalesce(n.state, 'active') not in ('active', 'warming') then 'no_eligible_number'
                     when h.expires_at <= v_now then 'expired'
                     when a.window_until <= h.slot then 'outside_window'
-                    when v_now > h.slot + p_slack then 'late'
+                    when v_now > h.slot + p_slack or h.job_no in (select c.job_no from crowded c) then 'late'
                end as verdict
         from unnest(p_job, p_attempt, p_model, p_brand, p_region, p_rule, p_decision, p_window_until)
              a(job, attempt, model, brand, region, rule, decision, window_until)

@@ -102,7 +102,7 @@ async fn databases_are_apart_and_migrated() {
     let count = "SELECT count(*) FROM pg_class WHERE relname = 'only_here'";
     assert_eq!(sqlx::query_scalar::<_, i64>(count).fetch_one(&mut first).await.unwrap(), 1);
     assert_eq!(sqlx::query_scalar::<_, i64>(count).fetch_one(&mut second).await.unwrap(), 0);
-    let migrations = "SELECT count(*) FROM _sqlx_migrations WHERE success";
+    let migrations = "SELECT count(*) FROM outdial.schema_steps WHERE success";
     assert!(sqlx::query_scalar::<_, i64>(migrations).fetch_one(&mut second).await.unwrap() > 0);
     let url = two.url.clone();
     drop(two);

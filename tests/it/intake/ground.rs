@@ -8,7 +8,7 @@ use lapin::options::{BasicGetOptions, QueueDeclareOptions};
 use lapin::types::FieldTable;
 use lapin::{Channel, Connection, ConnectionProperties};
 use outdial::broker::{
-    self, Consumer, DeadMessage, DeadQueue, LinkState, Outgoing, Publisher, Settings, Target,
+    self, Consumer, DeadMessage, DeadQueue, LinkState, Outgoing, PublishError, Publisher, Settings, Target,
 };
 use outdial::clock;
 use outdial::core::events::EventTypes;
@@ -64,10 +64,18 @@ impl Ground {
 
     pub async fn publish(&self, messages: impl IntoIterator<Item = Outgoing>) {
         let messages: Vec<Outgoing> = messages.into_iter().collect();
-        let sent = messages.iter().map(|message| self.publisher.publish(message));
-        for outcome in futures_util::future::join_all(sent).await {
-            outcome.unwrap();
-        }
+        let sent = messages.iter().map(|message| self.publish_one(message));
+        futures_util::future::join_all(sent).await;
+    }
+
+    /// As a publisher must: what isn't confirmed is sent again. A queue that has just restarted closes a channel or two.
+    async fn publish_one(&self, message: &Outgoing) {
+        let confirmed = async || match self.publisher.publish(message).await {
+            Ok(()) => Some(()),
+            Err(PublishError::Unconfirmed(_)) => None,
+            Err(error) => panic!("{error}"),
+        };
+        eventually(SOON, confirmed).await;
     }
 
     /// An intake at work.
