@@ -301,7 +301,7 @@ impl Worker {
         Self {
             lease: r.or("worker.lease", Duration::from_secs(10), |v| v.duration(seconds(3, 300))),
             max_inflight: r.or("worker.max_inflight", 256, |v| v.whole_u32(1..=10_000)),
-            drain: r.or("worker.drain", Duration::from_secs(25), |v| v.duration(seconds(1, 600))),
+            drain: r.or("worker.drain", Duration::from_secs(35), |v| v.duration(seconds(1, 600))),
         }
     }
 }

@@ -270,7 +270,7 @@ async fn mess(db: PgPool, late: bool, seed: u64, mine: Vec<i64>, campaigns: usiz
             .take(asked)
             .map(|job| (*job, dice.below(campaigns), dice.below(numbers)))
             .collect();
-        let now = Utc::now();
+        let now = outdial::clock::wall();
         for answer in reserve(&db, &asks).await {
             match answer.slot {
                 Some(slot) => {

@@ -70,7 +70,7 @@ fn slow_matches(rule: &Rule, class: &Class, brand: Option<&Brand>) -> bool {
     };
     (keys.brand.is_empty() || keys.brand.iter().any(|b| Some(b) == brand))
         && (keys.region.is_empty() || keys.region.iter().any(region))
-        && (keys.campaign.is_empty() || keys.campaign.iter().any(|c| *c == class.campaign))
+        && (keys.campaign.is_empty() || keys.campaign.contains(&class.campaign))
         && (keys.model_id.is_empty() || keys.model_id.iter().any(|m| *m == model()))
 }
 
