@@ -90,6 +90,8 @@ async fn three_workers_on_ten_numbers_use_what_is_allowed_and_no_more() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn the_allowance_of_a_second_is_used() {
+    // Nine bursts at the most; eight of them only if a burst follows the last within 1.21 s.
+    const STRETCH_US: u64 = 8_500_000;
     let windows = [(3, 1)];
     let stage = Stage::new(sandbox_config(&numbers(10))).await;
     stage.route("per_second = 3", ANY_NUMBER).await;
@@ -104,13 +106,13 @@ async fn the_allowance_of_a_second_is_used() {
     let best = (0..posts.len())
         .filter_map(|at| {
             let from = posts[at].mono_us;
-            (posts.last()?.mono_us >= from + 5_000_000)
-                .then(|| posts[at..].iter().filter(|post| post.mono_us < from + 5_000_000).count())
+            (posts.last()?.mono_us >= from + STRETCH_US)
+                .then(|| posts[at..].iter().filter(|post| post.mono_us < from + STRETCH_US).count())
         })
         .max()
         .unwrap_or(0);
-    let possible = 10 * most_possible(&windows, 5_000_000);
-    assert!(best * 100 >= possible * 85, "{best} of {possible} calls in five seconds");
+    let possible = 10 * most_possible(&windows, STRETCH_US as i64);
+    assert!(best * 100 >= possible * 85, "{best} of {possible} calls");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
