@@ -3,6 +3,7 @@
 mod change;
 mod dates;
 mod events;
+mod explained;
 mod rules;
 mod sticky;
 mod strategies;

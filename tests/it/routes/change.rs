@@ -12,6 +12,8 @@ use crate::support::eventually;
 use crate::support::stage::{AGENT, LONG, Stage, numbers, sandbox_config};
 
 const WAITING: i64 = 100_000;
+/// More than the worker judges anew in one round.
+const PARKED: i64 = 40_000;
 /// Codes of California: as many classes.
 const AREAS: [&str; 20] = [
     "209", "213", "310", "323", "408", "415", "424", "442", "510", "530", "559", "562", "619", "626", "650",
@@ -21,8 +23,8 @@ const AREAS: [&str; 20] = [
 const IN_USE_MAX: std::time::Duration = std::time::Duration::from_secs(5);
 
 /// Jobs that wait, by the ledger's own step; publishing isn't what is tried here.
-async fn fill(stage: &Stage, campaign: &str) {
-    let each = WAITING / AREAS.len() as i64;
+async fn fill(stage: &Stage, campaign: &str, jobs: i64) {
+    let each = jobs / AREAS.len() as i64;
     sqlx::query("select outdial.see_campaigns(array[$1])").bind(campaign).execute(&stage.db).await.unwrap();
     for area in AREAS {
         let accepted: i64 = sqlx::query_scalar(
@@ -107,7 +109,7 @@ async fn new_rules_hold_for_a_hundred_thousand_waiting_jobs_at_once() {
     stage.route("per_second = 5", &rule(old).replace("[\"big\"]", "[\"small\"]")).await;
     let worker = stage.worker(&[]).await;
     let began = monotonic();
-    fill(&stage, "big").await;
+    fill(&stage, "big", WAITING).await;
     println!("{WAITING} jobs accepted in {:?}", began.elapsed());
     all_wait(&stage, "no_route", WAITING).await;
     println!("waiting for a route: {}", idle_cost(&stage, &worker).await);
@@ -175,14 +177,14 @@ async fn jobs_parked_for_a_window_are_judged_anew_however_many() {
     };
     stage.route("", &window(3, 5)).await;
     let _worker = stage.worker(&[]).await;
-    fill(&stage, "big").await;
+    fill(&stage, "big", PARKED).await;
     let parked = "select count(*) from outdial.work where ready_at is not null";
-    eventually(LONG * 2, async || (stage.count(parked).await == WAITING).then_some(())).await;
+    eventually(LONG * 2, async || (stage.count(parked).await == PARKED).then_some(())).await;
     // A later window: every date is another.
     stage.route("", &window(6, 8)).await;
     let dates = "select count(*) from outdial.work where ready_at > now() + interval '5 hours'";
     let began = monotonic();
-    eventually(LONG * 2, async || (stage.count(dates).await == WAITING).then_some(())).await;
-    println!("{WAITING} jobs judged anew in {:?}", began.elapsed());
+    eventually(LONG * 2, async || (stage.count(dates).await == PARKED).then_some(())).await;
+    println!("{PARKED} jobs judged anew in {:?}", began.elapsed());
     assert_eq!(stage.posts().len(), 0);
 }
