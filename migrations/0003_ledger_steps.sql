@@ -631,16 +631,18 @@ begin
 end $$;
 
 -- Dates that have come: the jobs are ready.
-create function outdial.wake(p_limit int) returns int language sql as $$
-    with due as (
-        select job_no from outdial.work where ready_at <= statement_timestamp() order by ready_at limit p_limit for update skip locked
-    ), ready as (
-        update outdial.work w set ready_at = null, windowed = false from due where w.job_no = due.job_no
-    ), told as (
-        update outdial.jobs j set reason = 'queued', due_at = null from due where j.job_no = due.job_no
-    )
-    select count(*)::int from due
-$$;
+create function outdial.wake(p_limit int) returns int language plpgsql set enable_seqscan = off as $$
+declare
+    v_due bigint[];
+begin
+    -- Read into a list first, and never by reading whole tables, here and below: the plan may have been made when they
+    -- were empty, and the planner can't know how few of their rows are meant.
+    v_due := array(select job_no from outdial.work where ready_at <= statement_timestamp()
+                   order by ready_at limit p_limit for update skip locked);
+    update outdial.work set ready_at = null, windowed = false where job_no = any (v_due);
+    update outdial.jobs set reason = 'queued', due_at = null where job_no = any (v_due);
+    return cardinality(v_due);
+end $$;
 
 -- Ends waiting jobs for a reason that is no try at calling: expired, canceled, refused.
 create function outdial.end_waiting(p_job bigint[], p_state text, p_reason text, p_events text[])
@@ -734,17 +736,16 @@ $$;
 -- New rules may open a window: jobs that wait for one are looked at again, p_limit at a time from p_after on.
 -- Answers how far it came (null: to the end) and how many are ready. One walk meets each job once, although those that
 -- still have to wait are parked again meanwhile.
-create function outdial.rejudge(p_after bigint, p_limit int) returns table (upto bigint, ready int) language sql as $$
-    with due as materialized (
-        select w.job_no from outdial.work w where w.windowed and w.job_no > p_after
-        order by w.job_no limit p_limit for update skip locked
-    ), ready as (
-        update outdial.work w set ready_at = null, windowed = false from due where w.job_no = due.job_no
-    ), told as (
-        update outdial.jobs j set reason = 'queued', due_at = null from due where j.job_no = due.job_no
-    )
-    select case when count(*) = p_limit then max(job_no) end, count(*)::int from due
-$$;
+create function outdial.rejudge(p_after bigint, p_limit int) returns table (upto bigint, ready int) language plpgsql set enable_seqscan = off as $$
+declare
+    v_due bigint[];
+begin
+    v_due := array(select w.job_no from outdial.work w where w.windowed and w.job_no > p_after
+                   order by w.job_no limit p_limit for update skip locked);
+    update outdial.work w set ready_at = null, windowed = false where w.job_no = any (v_due);
+    update outdial.jobs j set reason = 'queued', due_at = null where j.job_no = any (v_due);
+    return query select case when cardinality(v_due) = p_limit then v_due[p_limit] end, cardinality(v_due);
+end $$;
 
 -- What dispatch says of classes: why their jobs wait, and until when as far as that is known.
 create function outdial.note_classes(p_class int[], p_reason text[], p_due timestamptz[]) returns void language plpgsql as $$
@@ -761,18 +762,22 @@ end $$;
 -- Writes what holds a class, once it has held for a second, into the records of its waiting jobs: walks over the work
 -- list from p_after on, p_limit jobs at a time. Answers how far it came (null: to the end) and how many it wrote.
 create function outdial.relabel(p_after bigint, p_limit int, p_events text[]) returns table (upto bigint, written int)
-language sql as $$
-    with chunk as materialized (
-        select w.job_no, w.class_no from outdial.work w
-        where w.job_no > p_after and w.ready_at is null order by w.job_no limit p_limit
-    ), stale as materialized (
-        select k.job_no, c.reason from chunk k join outdial.classes c using (class_no) join outdial.jobs j on j.job_no = k.job_no
-        where j.reason is distinct from c.reason and c.decided_at < clock_timestamp() - interval '1 second'
-    ), held as materialized (
-        select w.job_no from outdial.work w where w.job_no in (select job_no from stale) order by w.job_no for update skip locked
+language plpgsql set enable_seqscan = off as $$
+#variable_conflict use_column
+declare
+    v_chunk bigint[];
+    v_n int;
+begin
+    v_chunk := array(select w.job_no from outdial.work w where w.job_no > p_after and w.ready_at is null
+                     order by w.job_no limit p_limit);
+    with stale as materialized (
+        select w.job_no, c.reason from outdial.work w join outdial.classes c using (class_no) join outdial.jobs j using (job_no)
+        where w.job_no = any (v_chunk) and j.job_no = any (v_chunk) and w.ready_at is null
+          and j.reason is distinct from c.reason and c.decided_at < clock_timestamp() - interval '1 second'
+        order by w.job_no for update of w skip locked
     ), noted as (
         update outdial.jobs j set reason = s.reason, due_at = null, event_seq = j.event_seq + 1
-        from stale s join held h using (job_no) where j.job_no = s.job_no and j.state = 'waiting'
+        from stale s where j.job_no = s.job_no and j.job_no = any (v_chunk) and j.state = 'waiting'
         returning j.job_no, j.job_id, j.campaign_id, j.reason, j.event_seq, j.metadata, j.traceparent
     ), told as (
         insert into outdial.outbox (type, subject, sequence, data, traceparent)
@@ -780,8 +785,9 @@ language sql as $$
                jsonb_strip_nulls(jsonb_build_object('job_id', job_id, 'campaign_id', campaign_id, 'reason', reason, 'metadata', metadata)), traceparent
         from noted where outdial.wants(p_events, 'job.waiting') order by job_no
     )
-    select case when (select count(*) from chunk) = p_limit then (select max(job_no) from chunk) end, (select count(*)::int from noted)
-$$;
+    select count(*) into v_n from noted;
+    return query select case when cardinality(v_chunk) = p_limit then v_chunk[p_limit] end, v_n;
+end $$;
 
 -- How many of the last n grants of a thing are later than a moment: by halving, for windows too large to be counted.
 create function outdial.granted_since(p_thing int, p_last bigint, p_n int, p_since timestamptz) returns bigint language plpgsql stable as $$
