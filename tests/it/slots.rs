@@ -1,6 +1,7 @@
 //! The ledger's slots: `outdial.reserve` against the reference in `core::slots`, and its logs by brute force after
 //! several connections have asked, sent, given back and settled at random.
 
+use std::collections::HashMap;
 use std::time::Duration;
 
 use chrono::{DateTime, TimeDelta, Utc};
@@ -122,8 +123,8 @@ async fn release(db: &PgPool, jobs: &[i64]) {
     assert_eq!(usize::try_from(released).unwrap(), jobs.len());
 }
 
-/// The attempts of those that got leave.
-async fn authorise(db: &PgPool, jobs: &[i64]) -> Vec<Uuid> {
+/// The attempts of those that got leave; none: its slot is too early since a log was mended.
+async fn authorise(db: &PgPool, jobs: &[i64]) -> Vec<Option<Uuid>> {
     let attempts: Vec<Uuid> = jobs.iter().map(|_| Uuid::now_v7()).collect();
     let none: Vec<Option<String>> = vec![None; jobs.len()];
     let rows = sqlx::query(
@@ -140,10 +141,14 @@ async fn authorise(db: &PgPool, jobs: &[i64]) -> Vec<Uuid> {
     .fetch_all(db)
     .await
     .unwrap();
-    for row in rows {
-        assert_eq!(row.get::<Option<String>, _>(1), None);
-    }
-    attempts
+    let mut verdicts: HashMap<i64, Option<String>> =
+        rows.iter().map(|row| (row.get(0), row.get(1))).collect();
+    let leave = |(job, attempt): (&i64, Uuid)| match verdicts.remove(job).unwrap().as_deref() {
+        None => Some(attempt),
+        Some("late") => None,
+        Some(verdict) => panic!("{verdict}"),
+    };
+    jobs.iter().zip(attempts).map(leave).collect()
 }
 
 /// (attempt, outcome, by when it arrived)
@@ -298,7 +303,18 @@ async fn mess(db: PgPool, late: bool, seed: u64, mine: Vec<i64>, campaigns: usiz
                 let jobs: Vec<i64> = go.iter().map(|r| r.0).collect();
                 if !jobs.is_empty() {
                     let attempts = authorise(&db, &jobs).await;
-                    submitting.extend(attempts.into_iter().zip(go));
+                    let mut back = Vec::new();
+                    for (attempt, go) in attempts.into_iter().zip(go) {
+                        match attempt {
+                            Some(attempt) => submitting.push((attempt, go)),
+                            None => back.push(go.0),
+                        }
+                    }
+                    assert!(late || back.is_empty(), "nothing was mended");
+                    if !back.is_empty() {
+                        release(&db, &back).await;
+                        waiting.extend(back);
+                    }
                 }
             }
             3 => {
