@@ -168,7 +168,7 @@ impl Running {
         let lease = config.worker.lease;
         let ledger =
             Arc::new(Ledger::register(pool, lease, config.events, dry_run).await.map_err(Failure::new)?);
-        let accounts = Arc::new(Accounts::new(config, &ledger, dry_run)?);
+        let accounts = Arc::new(Accounts::new(config, &ledger, &metrics, dry_run)?);
         accounts.ensure().await?;
         let tenure = Arc::new(Tenure::default());
         tenure.probe(ledger.as_ref()).await.map_err(Failure::new)?;
@@ -246,7 +246,7 @@ impl Running {
             ledger: Arc::clone(&self.ledger),
             caller: Arc::clone(accounts),
             desk: Arc::clone(accounts),
-            meter: Arc::new(Meter(Arc::clone(metrics))),
+            meter: Arc::new(Meter { metrics: Arc::clone(metrics), dry_run: accounts.dry_run }),
             world: world.clone(),
             tenure: Arc::clone(tenure),
             slack: config.limits.slack,

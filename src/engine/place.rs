@@ -87,10 +87,13 @@ pub trait Desk: Send + Sync + 'static {
 
 /// What placing counts.
 pub trait PlaceMeter: Send + Sync + 'static {
-    fn answered(&self, account: &AccountName, status: Option<u16>, took: Duration);
+    /// A job's first POST, so long after its receipt.
+    fn first_post(&self, waited: Duration);
     fn settled(&self, account: &AccountName, became: &Became);
-    /// A slot that wasn't used: `late`, `stopped`, `stale`, `gone`, `fenced`, `draining`.
+    /// A slot given up without leave to send: `late`, `stopped`, `stale`, `gone`, `fenced`, `draining`, `unavailable`.
     fn unused(&self, why: &'static str);
+    /// One more result is to be written down; `false`: one less.
+    fn unwritten(&self, more: bool);
     /// The second fence tripped: the ledger is wrong.
     fn violation(&self);
     fn statement(&self, name: &'static str, items: usize, took: Duration, succeeded: bool);
@@ -166,8 +169,8 @@ impl<L: PlaceLedger, C: Caller, D: Desk, M: PlaceMeter> Desks<L, C, D, M> {
         let asked = clock::monotonic();
         let leave = self.leave.ask(self.leave_for(job, attempt)).await;
         sending.leave_took(asked.elapsed());
-        match leave {
-            Ok(Ok(Authorised::Go { .. })) => {}
+        let first = match leave {
+            Ok(Ok(Authorised::Go { attempt_no })) => attempt_no == 1,
             Ok(Ok(Authorised::No(why))) => return self.no_leave(job, why).await,
             Ok(Err(_)) | Err(_) => {
                 // Whether it was committed, or still will be, is not known, but nothing was sent: both ends are tidied
@@ -175,8 +178,8 @@ impl<L: PlaceLedger, C: Caller, D: Desk, M: PlaceMeter> Desks<L, C, D, M> {
                 self.hand_back(job, "unavailable").await;
                 return self.write(nothing_sent(attempt)).await;
             }
-        }
-        let (verdict, arrived_by) = self.send(job, attempt, unsent).await;
+        };
+        let (verdict, arrived_by) = self.send(job, attempt, first, unsent).await;
         let settlement = Settlement { arrived_by, ..self.meaning(job, attempt, verdict).await };
         let placed = matches!(settlement.became, Became::Placed { .. });
         self.write(settlement).await;
@@ -243,6 +246,7 @@ impl<L: PlaceLedger, C: Caller, D: Desk, M: PlaceMeter> Desks<L, C, D, M> {
         &self,
         job: &Slotted,
         attempt: AttemptId,
+        first: bool,
         unsent: Unsent,
     ) -> (Verdict, Option<DateTime<Utc>>) {
         let Place { tenure, slack, sending, .. } = &self.parts;
@@ -260,6 +264,7 @@ impl<L: PlaceLedger, C: Caller, D: Desk, M: PlaceMeter> Desks<L, C, D, M> {
             return late();
         }
         let call = call_of(job, attempt);
+        let waited = tenure.now().map(|reading| (reading.now - job.reserved.received_at).to_std());
         let began = clock::monotonic();
         drop(unsent);
         let sent = self.parts.caller.place(job.account(), &call, closes).await;
@@ -274,15 +279,19 @@ impl<L: PlaceLedger, C: Caller, D: Desk, M: PlaceMeter> Desks<L, C, D, M> {
         if let (Sent::NotSent(_), Some(number)) = (&sent, job.number()) {
             self.fence.take_back(number);
         }
+        if first
+            && !matches!(sent, Sent::NotSent(_))
+            && let Some(waited) = waited
+        {
+            self.parts.meter.first_post(waited.unwrap_or_default());
+        }
         let took = began.elapsed();
         let arrived_by = match sent {
             Sent::Answered(_) => self.late(slot, self.fastest.learn(job.account(), took)),
             Sent::Unclear(_) => self.late(slot, Duration::ZERO),
             Sent::NotSent(_) => None,
         };
-        let verdict = judge(&sent, job.number().is_some());
-        self.parts.meter.answered(job.account(), verdict.http_status, took);
-        (verdict, arrived_by)
+        (judge(&sent, job.number().is_some()), arrived_by)
     }
 
     /// By when a call that is over now had arrived, if that may be later than it should have. An answer tells that it
@@ -358,15 +367,21 @@ impl<L: PlaceLedger, C: Caller, D: Desk, M: PlaceMeter> Desks<L, C, D, M> {
     /// Writes down what became of an attempt, however long the database is away.
     async fn write(&self, settlement: Settlement) {
         let waits = matches!(settlement.became, Became::Retry { .. } | Became::Unsent { .. });
+        self.parts.meter.unwritten(true);
+        self.insist(settlement).await;
+        self.parts.meter.unwritten(false);
+        if waits {
+            self.parts.sending.bell.notify_one();
+        }
+    }
+
+    async fn insist(&self, settlement: Settlement) {
         while let Ok(Err(error)) = self.settle.ask(settlement.clone()).await {
             if matches!(error, LedgerError::Refused(_)) {
                 tracing::error!(error = %error, attempt.id = %settlement.attempt, "attempt.settle.refused");
                 return;
             }
             tokio::time::sleep(WRITE_AGAIN).await;
-        }
-        if waits {
-            self.parts.sending.bell.notify_one();
         }
     }
 }

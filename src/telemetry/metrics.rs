@@ -40,6 +40,7 @@ labels! {
     ByType { r#type }
     ByWindow { kind, window }
     ByVersion { version }
+    ByWhy { why }
 }
 
 /// An account of the configuration, and what the provider answered: `2xx`, `429`, `none`, …
@@ -80,7 +81,8 @@ metrics! {
     calls_placed: Counter = "calls_placed",
         "Calls that the provider accepted from this process", Counter::default();
     limit_violations: Counter = "limit_violations",
-        "Windows seen with more calls than their limit; anything but 0 is a fault of outdial", Counter::default();
+        "Calls that would have broken a limit, held back by the second fence; anything but 0 is a fault of outdial",
+        Counter::default();
     unknown_attempts: Gauge = "unknown_attempts",
         "Attempts of which nobody knows whether they were placed", Gauge::default();
 
@@ -95,7 +97,8 @@ metrics! {
         "1 while nothing is consumed (too many jobs wait, or the database is away)", Gauge::default();
     acks_void: Counter = "acks_void",
         "Acks that came too late, their channel being closed; the messages are delivered again", Counter::default();
-    broker_connected: Gauge = "broker_connected", "1 while connected to RabbitMQ", Gauge::default();
+    broker_connected: Gauge = "broker_connected",
+        "1 while both links to RabbitMQ, for jobs and for events, are up and not blocked", Gauge::default();
 
     // Ledger.
     statement_seconds: SecondsBy<ByStatement> = "statement_seconds",
@@ -110,20 +113,19 @@ metrics! {
 
     // Limits.
     reserved_slots: Counter = "reserved_slots", "Slots reserved by this process", Counter::default();
-    slots_lapsed: Counter = "slots_lapsed",
-        "Slots whose time passed before the call could be sent; the job gets another", Counter::default();
+    unused_slots: Family<ByWhy, Counter> = "unused_slots",
+        "Reserved slots given up without leave to send, by why; the job gets another", Family::default();
     slot_wait_seconds: Histogram = "slot_wait_seconds",
         "From reserving a slot to its time", SecondsBuckets.new_metric();
-    governor_trips: Counter = "governor_trips",
-        "Calls held back by the second fence; anything but 0 is a fault of the ledger", Counter::default();
 
     // Placing.
     attempts: Family<ByOutcome, Counter> = "attempts",
-        "Attempts by what their POST came to", Family::default();
+        "Attempts that had leave to send, by what came of them; unsent: no byte left in time", Family::default();
     answers: Family<ByAnswer, Counter> = "answers",
-        "Answers of the provider to POSTs, by account", Family::default();
+        "Answers of the provider to POSTs, by account; none: no answer came", Family::default();
     post_seconds: Histogram = "post_seconds",
-        "From the POST's first byte to its answer", SecondsBuckets.new_metric();
+        "From handing over a POST, connecting included, to its answer or the end of waiting for one",
+        SecondsBuckets.new_metric();
     posts_in_flight: Gauge = "posts_in_flight", "POSTs under way", Gauge::default();
     late_sends: Counter = "late_sends",
         "POSTs whose first byte left after the last check's deadline", Counter::default();
@@ -141,7 +143,7 @@ metrics! {
         "Events confirmed by the broker, by type", Family::default();
     outbox_rows: Gauge = "outbox_rows", "Events not yet confirmed by the broker", Gauge::default();
     unwritten_results: Gauge = "unwritten_results",
-        "Results of POSTs held in memory until the database takes them", Gauge::default();
+        "Results of attempts that the database has not taken yet", Gauge::default();
 
     // The process.
     routing_version: Gauge = "routing_version", "Version of the routing rules in use; 0: none", Gauge::default();

@@ -9,6 +9,7 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use crate::cli::Failure;
+use crate::clock;
 use crate::config::Config;
 use crate::core::call::{ATTEMPT_VARIABLE, PlaceCall};
 use crate::core::decide::World;
@@ -27,6 +28,7 @@ use crate::engine::pool::{PoolStage, PoolTerms, Reader, Recheck, RulesNow};
 use crate::store::stops::{self, CampaignTo};
 use crate::store::{ConfiguredAccount, Ledger, agent_unavailable, ensure_accounts};
 use crate::synthflow::{Client, ClientConfig};
+use crate::telemetry::Metrics;
 
 /// What a worker needs of one account.
 #[derive(Debug)]
@@ -46,7 +48,8 @@ pub(super) struct Accounts {
     accounts: HashMap<AccountName, Account>,
     keys: Arc<AccountKeys>,
     ledger: Arc<Ledger>,
-    dry_run: bool,
+    metrics: Arc<Metrics>,
+    pub(super) dry_run: bool,
     events: EventTypes,
     recheck: Recheck,
     /// Set once the world is known.
@@ -54,7 +57,12 @@ pub(super) struct Accounts {
 }
 
 impl Accounts {
-    pub(super) fn new(config: &Config, ledger: &Arc<Ledger>, dry_run: bool) -> Result<Self, Failure> {
+    pub(super) fn new(
+        config: &Config,
+        ledger: &Arc<Ledger>,
+        metrics: &Arc<Metrics>,
+        dry_run: bool,
+    ) -> Result<Self, Failure> {
         let mut accounts = HashMap::new();
         for (name, given) in &config.accounts {
             let Some(key) = &given.api_key else { continue };
@@ -81,6 +89,7 @@ impl Accounts {
             accounts,
             keys,
             ledger: Arc::clone(ledger),
+            metrics: Arc::clone(metrics),
             dry_run,
             events: config.events,
             recheck: Recheck::default(),
@@ -188,10 +197,33 @@ impl Caller for Accounts {
     async fn place(&self, account: &AccountName, call: &PlaceCall, send_before: Instant) -> Sent {
         match self.accounts.get(account) {
             Some(_) if self.dry_run => not_sent_at_all(call),
-            Some(here) => here.client.place(call, send_before).await,
+            Some(here) => self.post(here, account, call, send_before).await,
             // Dispatch asks for nothing with an account that isn't here.
             None => Sent::NotSent(NotSentCause::TooLate),
         }
+    }
+}
+
+impl Accounts {
+    async fn post(
+        &self,
+        here: &Account,
+        account: &AccountName,
+        call: &PlaceCall,
+        send_before: Instant,
+    ) -> Sent {
+        let began = clock::monotonic();
+        self.metrics.posts_in_flight.inc();
+        let sent = here.client.place(call, send_before).await;
+        self.metrics.posts_in_flight.dec();
+        let status = match &sent {
+            Sent::Answered(answer) => Some(answer.status),
+            Sent::Unclear(_) => None,
+            // There was no POST.
+            Sent::NotSent(_) => return sent,
+        };
+        self.metrics.answer(account.as_str(), status, began.elapsed());
+        sent
     }
 }
 

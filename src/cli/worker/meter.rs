@@ -7,20 +7,27 @@ use crate::core::ids::AccountName;
 use crate::core::ledger::Became;
 use crate::engine::place::PlaceMeter;
 use crate::telemetry::Metrics;
-use crate::telemetry::metrics::ByOutcome;
+use crate::telemetry::metrics::{ByOutcome, ByWhy};
 
 #[derive(Debug)]
-pub(super) struct Meter(pub Arc<Metrics>);
+pub(super) struct Meter {
+    pub metrics: Arc<Metrics>,
+    /// Nobody is called: what would count a call counts none.
+    pub dry_run: bool,
+}
 
 impl PlaceMeter for Meter {
-    fn answered(&self, account: &AccountName, status: Option<u16>, took: Duration) {
-        self.0.answer(account.as_str(), status, took);
+    fn first_post(&self, waited: Duration) {
+        if !self.dry_run {
+            self.metrics.job_wait_seconds.observe(waited.as_secs_f64());
+        }
     }
 
     fn settled(&self, _account: &AccountName, became: &Became) {
         let outcome = match became {
+            Became::Placed { .. } if self.dry_run => "dry_run",
             Became::Placed { .. } => {
-                self.0.calls_placed.inc();
+                self.metrics.calls_placed.inc();
                 "placed"
             }
             Became::Unknown => "unknown",
@@ -28,19 +35,22 @@ impl PlaceMeter for Meter {
             Became::Retry { .. } => "not_placed",
             Became::Unsent { .. } => "unsent",
         };
-        self.0.attempts.get_or_create(&ByOutcome { outcome }).inc();
+        self.metrics.attempts.get_or_create(&ByOutcome { outcome }).inc();
     }
 
-    fn unused(&self, _why: &'static str) {
-        self.0.slots_lapsed.inc();
+    fn unused(&self, why: &'static str) {
+        self.metrics.unused_slots.get_or_create(&ByWhy { why }).inc();
+    }
+
+    fn unwritten(&self, more: bool) {
+        self.metrics.unwritten_results.inc_by(if more { 1 } else { -1 });
     }
 
     fn violation(&self) {
-        self.0.governor_trips.inc();
-        self.0.limit_violations.inc();
+        self.metrics.limit_violations.inc();
     }
 
     fn statement(&self, name: &'static str, _items: usize, took: Duration, succeeded: bool) {
-        self.0.statement(name, took, succeeded);
+        self.metrics.statement(name, took, succeeded);
     }
 }
