@@ -566,20 +566,20 @@ begin
     returning c.campaign_id, c.refused_in_a_row;
 end $$;
 
--- The ends of calls, as the provider's records tell them.
+-- The ends of calls, as the provider's records tell them. Gives the attempts of which that was news.
 create function outdial.finish(
     p_attempt uuid[], p_disposition text[], p_reason text[], p_provider_status text[], p_end_reason text[], p_error text[],
     p_from_reported text[], p_ended_at timestamptz[], p_duration_s int[], p_recording_url text[], p_events text[]
-) returns int language plpgsql as $$
+) returns uuid[] language plpgsql as $$
 declare
     v_now timestamptz;
     v_things int[];
-    v_n int;
+    v_news uuid[];
 begin
     select array_agg(distinct t) into v_things
     from unnest(p_attempt) o(attempt) join outdial.live l on l.attempt_id = o.attempt
     cross join lateral (values (l.number_thing), (l.campaign_thing), (l.account_thing)) v(t) where t is not null;
-    if v_things is null then return 0; end if;
+    if v_things is null then return '{}'; end if;
     perform 1 from outdial.limits l where l.thing_no = any (v_things) order by l.thing_no for update;
     v_now := clock_timestamp();
 
@@ -626,8 +626,8 @@ begin
         where outdial.wants(p_events, e.type) and (e.type <> 'call.caller_id_mismatch' or t.caller_id_verified = false)
         order by m.job_no, e.back desc
     )
-    select count(*) into v_n from mine;
-    return v_n;
+    select array_agg(attempt_id) into v_news from mine;
+    return coalesce(v_news, '{}');
 end $$;
 
 -- Dates that have come: the jobs are ready.

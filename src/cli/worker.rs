@@ -3,6 +3,7 @@
 mod accounts;
 mod gauges;
 mod meter;
+mod metered;
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -36,6 +37,7 @@ use crate::telemetry::Metrics;
 use accounts::Accounts;
 use gauges::Ringing;
 use meter::Meter;
+use metered::Metered;
 
 /// A slot is at most this much further ahead than leave takes to get; far less than the shortest window, so that nothing is lost by it, and
 /// short enough that a job behind it hardly notices.
@@ -301,6 +303,7 @@ impl Running {
         self.stage("intake", stop, async move { intake.run(messages, intake_stop).await });
         let events = broker::Publisher::start(settings, "events", &self.keepers, self.keepers_stop.clone());
         let links = Links { consuming, publishing: events.state() };
+        let events = Metered { inner: events, metrics: Arc::clone(metrics) };
         self.keepers.spawn(links.inform(self.health.clone()));
         gauges::intake(&counts, metrics, &self.keepers, &self.keepers_stop);
         let (ledger, stop) = (Arc::clone(&self.ledger), self.keepers_stop.clone());

@@ -55,8 +55,8 @@ pub trait EndsLedger: Send + Sync + 'static {
     fn open(&self, account: &AccountName, max: usize) -> impl Future<Output = Answer<Open>> + Send;
     /// Up to `max` calls, of any account, that have been open for longer than `live_max`.
     fn overdue(&self, live_max: Duration, max: usize) -> impl Future<Output = Answer<Vec<AttemptId>>> + Send;
-    /// Writes ends down and frees their places; gives how many were news.
-    fn finish(&self, ends: &[End]) -> impl Future<Output = Answer<usize>> + Send;
+    /// Writes ends down and frees their places; gives the attempts of which that was news.
+    fn finish(&self, ends: &[End]) -> impl Future<Output = Answer<Vec<AttemptId>>> + Send;
 }
 
 /// Lengths of time, from the configuration.
@@ -188,7 +188,7 @@ impl<L: EndsLedger, P: ReadsCalls, D: Duties> EndsStage<L, P, D> {
         let overdue = self.ledger.overdue(self.terms.live_max, BATCH_MAX).await?;
         if !overdue.is_empty() {
             let ends: Vec<End> = overdue.into_iter().map(End::unknown).collect();
-            let calls = self.ledger.finish(&ends).await?;
+            let calls = self.ledger.finish(&ends).await?.len();
             tracing::warn!(calls, "calls whose end nobody learned gave their places back");
         }
         let open = self.ledger.open(&self.account, OPEN_MAX).await?;
@@ -340,7 +340,7 @@ impl<L: EndsLedger, P: ReadsCalls, D: Duties> Look<'_, L, P, D> {
 
     async fn finish(&self, ends: &[End]) -> Result<(), Stop> {
         for batch in ends.chunks(BATCH_MAX) {
-            let calls = self.stage.ledger.finish(batch).await?;
+            let calls = self.stage.ledger.finish(batch).await?.len();
             tracing::debug!(account = %self.stage.account, model_id = %self.model, calls, "calls have ended");
         }
         Ok(())

@@ -177,7 +177,7 @@ impl EndsLedger for World {
         Ok(late.map(|(n, _)| AttemptId(Uuid::from_u128(n as u128))).collect())
     }
 
-    async fn finish(&self, ends: &[End]) -> Result<usize, LedgerError> {
+    async fn finish(&self, ends: &[End]) -> Result<Vec<AttemptId>, LedgerError> {
         assert!(ends.len() <= BATCH_MAX);
         let mut inner = self.inner();
         let now_s = inner.now_s();
@@ -186,7 +186,7 @@ impl EndsLedger for World {
             assert!(call.ends_s <= now_s || end.disposition.is_none(), "a call was ended before its end");
             call.finished_s.get_or_insert(now_s);
         }
-        Ok(ends.len())
+        Ok(ends.iter().map(|end| end.attempt).collect())
     }
 }
 

@@ -52,11 +52,11 @@ impl EndsLedger for Ledger {
         Ok(ids.into_iter().map(AttemptId).collect())
     }
 
-    async fn finish(&self, ends: &[End]) -> Result<usize, LedgerError> {
+    async fn finish(&self, ends: &[End]) -> Result<Vec<AttemptId>, LedgerError> {
         fn each<'a, T>(ends: &'a [End], field: impl Fn(&'a End) -> T) -> Vec<T> {
             ends.iter().map(field).collect()
         }
-        let finished: i32 =
+        let news: Vec<Uuid> =
             sqlx::query_scalar("select outdial.finish($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11)")
                 .bind(each(ends, |end| end.attempt.0))
                 .bind(each(ends, |end| end.disposition.map(Disposition::as_str)))
@@ -72,6 +72,6 @@ impl EndsLedger for Ledger {
                 .fetch_one(&self.pool)
                 .await
                 .map_err(ledger_error)?;
-        Ok(usize::try_from(finished).unwrap_or(0))
+        Ok(news.into_iter().map(AttemptId).collect())
     }
 }

@@ -41,6 +41,7 @@ labels! {
     ByWindow { kind, window }
     ByVersion { version }
     ByWhy { why }
+    ByPoll { request, result }
 }
 
 /// An account of the configuration, and what the provider answered: `2xx`, `429`, `none`, …
@@ -134,11 +135,12 @@ metrics! {
 
     // After the call.
     calls_ended: Family<ByDisposition, Counter> = "calls_ended",
-        "Ends of calls learned, by disposition", Family::default();
-    polls: Family<ByResult, Counter> = "polls",
-        "Pages read of the provider's lists of calls, by result", Family::default();
+        "Ends of calls learned, by disposition; unknown: nobody knows how", Family::default();
+    polls: Family<ByPoll, Counter> = "polls",
+        "Looks for the ends of calls, by request (list: a page of the provider's list; call: one call) and result",
+        Family::default();
     pool_syncs: Family<ByResult, Counter> = "pool_syncs",
-        "Reads of an agent's attached numbers, by result", Family::default();
+        "Reads of an agent's attached numbers at the provider, by result", Family::default();
     events_published: Family<ByType, Counter> = "events_published",
         "Events confirmed by the broker, by type", Family::default();
     outbox_rows: Gauge = "outbox_rows", "Events not yet confirmed by the broker", Gauge::default();

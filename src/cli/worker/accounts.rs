@@ -8,6 +8,7 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
+use super::metered::Metered;
 use crate::cli::Failure;
 use crate::clock;
 use crate::config::Config;
@@ -152,7 +153,7 @@ impl Accounts {
             let pools = PoolStage {
                 account: name.clone(),
                 ledger: self.ledger.pool().clone(),
-                provider: account.client.clone(),
+                provider: self.metered(&account.client),
                 duties: Ledger::clone(&self.ledger),
                 keys: Arc::clone(&self.keys),
                 pace: Arc::clone(&account.pace),
@@ -162,8 +163,8 @@ impl Accounts {
             tasks.spawn(pools.run(stop.clone()));
             let ends = EndsStage {
                 account: name.clone(),
-                ledger: Ledger::clone(&self.ledger),
-                provider: account.client.clone(),
+                ledger: self.metered(self.ledger.as_ref()),
+                provider: self.metered(&account.client),
                 duties: Ledger::clone(&self.ledger),
                 keys: Arc::clone(&self.keys),
                 pace: Arc::clone(&account.pace),
@@ -205,6 +206,10 @@ impl Caller for Accounts {
 }
 
 impl Accounts {
+    fn metered<T: Clone>(&self, inner: &T) -> Metered<T> {
+        Metered { inner: inner.clone(), metrics: Arc::clone(&self.metrics) }
+    }
+
     async fn post(
         &self,
         here: &Account,
@@ -251,7 +256,7 @@ impl Desk for Accounts {
             account,
             model,
             ledger: self.ledger.pool(),
-            provider: &here.client,
+            provider: &self.metered(&here.client),
             rules: self.rules.get()?,
         };
         self.recheck.still_attached(&reader, number).await

@@ -1,0 +1,95 @@
+//! What the stages reach outside, counted on its way.
+
+use std::collections::HashSet;
+use std::sync::Arc;
+use std::time::Duration;
+
+use crate::clock;
+use crate::core::call::{Assistant, CallPage, CallRecord, ListCalls};
+use crate::core::ends::End;
+use crate::core::events::EventType;
+use crate::core::ids::{AccountName, AttemptId, CallId, ModelId};
+use crate::core::outcome::ProviderError;
+use crate::core::states::Disposition;
+use crate::engine::ends::{EndsLedger, Open};
+use crate::engine::outbox::EventSink;
+use crate::engine::ports::LedgerError;
+use crate::engine::provider::{ReadsCalls, ReadsPools};
+use crate::telemetry::Metrics;
+use crate::telemetry::metrics::{ByDisposition, ByPoll, ByResult, ByType};
+
+/// The same thing, counted.
+#[derive(Debug, Clone)]
+pub(super) struct Metered<T> {
+    pub inner: T,
+    pub metrics: Arc<Metrics>,
+}
+
+impl<T> Metered<T> {
+    fn polled<A>(&self, request: &'static str, answer: Result<A, ProviderError>) -> Result<A, ProviderError> {
+        let result = result(&answer);
+        self.metrics.polls.get_or_create(&ByPoll { request, result }).inc();
+        answer
+    }
+}
+
+impl<P: ReadsCalls> ReadsCalls for Metered<P> {
+    async fn list_calls(&self, filter: &ListCalls) -> Result<CallPage, ProviderError> {
+        self.polled("list", self.inner.list_calls(filter).await)
+    }
+
+    async fn get_call(&self, call_id: &CallId) -> Result<CallRecord, ProviderError> {
+        self.polled("call", self.inner.get_call(call_id).await)
+    }
+}
+
+impl<P: ReadsPools> ReadsPools for Metered<P> {
+    async fn assistant(&self, model_id: &ModelId) -> Result<Assistant, ProviderError> {
+        let answer = self.inner.assistant(model_id).await;
+        self.metrics.pool_syncs.get_or_create(&ByResult { result: result(&answer) }).inc();
+        answer
+    }
+}
+
+const fn result<A>(answer: &Result<A, ProviderError>) -> &'static str {
+    match answer {
+        Ok(_) => "ok",
+        Err(ProviderError::Unauthorized { .. }) => "unauthorized",
+        Err(ProviderError::NotFound { .. }) => "not_found",
+        Err(ProviderError::Rejected { .. }) => "rejected",
+        Err(ProviderError::RateLimited { .. }) => "rate_limited",
+        Err(ProviderError::Unavailable(_)) => "unavailable",
+        Err(ProviderError::Unreadable(_)) => "unreadable",
+    }
+}
+
+impl<L: EndsLedger> EndsLedger for Metered<L> {
+    async fn open(&self, account: &AccountName, max: usize) -> Result<Open, LedgerError> {
+        self.inner.open(account, max).await
+    }
+
+    async fn overdue(&self, live_max: Duration, max: usize) -> Result<Vec<AttemptId>, LedgerError> {
+        self.inner.overdue(live_max, max).await
+    }
+
+    async fn finish(&self, ends: &[End]) -> Result<Vec<AttemptId>, LedgerError> {
+        let began = clock::monotonic();
+        let answer = self.inner.finish(ends).await;
+        self.metrics.statement("finish", began.elapsed(), answer.is_ok());
+        let news: HashSet<AttemptId> = answer.iter().flatten().copied().collect();
+        for end in ends.iter().filter(|end| news.contains(&end.attempt)) {
+            let disposition = end.disposition.map_or("unknown", Disposition::as_str);
+            self.metrics.calls_ended.get_or_create(&ByDisposition { disposition }).inc();
+        }
+        answer
+    }
+}
+
+impl<S: EventSink> EventSink for Metered<S> {
+    async fn publish(&self, kind: &str, id: &str, body: Vec<u8>) -> Result<(), String> {
+        self.inner.publish(kind, id, body).await?;
+        let r#type = EventType::parse(kind).map_or("other", EventType::as_str);
+        self.metrics.events_published.get_or_create(&ByType { r#type }).inc();
+        Ok(())
+    }
+}
