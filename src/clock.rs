@@ -11,7 +11,7 @@ pub fn monotonic() -> tokio::time::Instant {
     tokio::time::Instant::now()
 }
 
-/// This machine's wall clock: for log lines and file names, never for a limit, a window or a deadline.
+/// This machine's wall clock: for log lines, file names and the figure of how far it is off, never for a limit, a window or a deadline.
 #[expect(clippy::disallowed_methods, reason = "this is the one place")]
 pub fn wall() -> DateTime<Utc> {
     Utc::now()

@@ -23,7 +23,7 @@ use crate::core::ids::CampaignId;
 use crate::core::job::JobOptions;
 use crate::engine::dispatch::Dispatch;
 use crate::engine::health::{Health, Link};
-use crate::engine::intake::{Intake, IntakeCounts};
+use crate::engine::intake::Intake;
 use crate::engine::outbox;
 use crate::engine::place::Place;
 use crate::engine::ports::IntakeTerms;
@@ -191,6 +191,7 @@ impl Running {
         };
         let most = usize::try_from(config.worker.max_inflight).unwrap_or(usize::MAX);
         let sending = Arc::new(Sending::new(most));
+        let meter = Arc::new(Meter { metrics: Arc::clone(&metrics), dry_run });
 
         let keeper = WorldKeeper {
             ledger: Arc::clone(&running.ledger),
@@ -201,13 +202,13 @@ impl Running {
         };
         running.keepers.spawn(keeper.keep(control, running.keepers_stop.clone()));
         running.keep_tenure(&tenure, lease);
-        running.place(config, &world, &tenure, &accounts, &metrics, &sending, &stop);
+        running.place(config, &world, &tenure, &accounts, &meter, &sending, &stop);
         running.upkeep(config, &world, &sending, &stop);
         accounts.watch(config, &world, &running.stages, &stop).await;
         gauges::start(&running.ledger, &metrics, &tenure, &running.keepers, &running.keepers_stop);
         let settings =
             broker::Settings { target, declare: config.amqp.declare, prefetch: config.amqp.prefetch };
-        running.talk_to_broker(config, settings, &world, &tenure, &metrics, &sending, &stop);
+        running.talk_to_broker(config, settings, &world, &tenure, &meter, &sending, &stop);
         tracing::info!(worker.no = running.ledger.worker_no(), dry_run, "worker.started");
         Ok(running)
     }
@@ -225,7 +226,7 @@ impl Running {
         world: &watch::Receiver<Arc<World>>,
         tenure: &Arc<Tenure>,
         accounts: &Arc<Accounts>,
-        metrics: &Arc<Metrics>,
+        meter: &Arc<Meter>,
         sending: &Arc<Sending>,
         stop: &CancellationToken,
     ) {
@@ -233,6 +234,7 @@ impl Running {
         let (placing, ready) = mpsc::channel(inflight.min(1024));
         let dispatch = Dispatch {
             ledger: Arc::clone(&self.ledger),
+            meter: Arc::clone(meter) as _,
             world: world.clone(),
             tenure: Arc::clone(tenure),
             horizon: HORIZON,
@@ -248,7 +250,7 @@ impl Running {
             ledger: Arc::clone(&self.ledger),
             caller: Arc::clone(accounts),
             desk: Arc::clone(accounts),
-            meter: Arc::new(Meter { metrics: Arc::clone(metrics), dry_run: accounts.dry_run }),
+            meter: Arc::clone(meter),
             world: world.clone(),
             tenure: Arc::clone(tenure),
             slack: config.limits.slack,
@@ -280,12 +282,11 @@ impl Running {
         settings: broker::Settings,
         world: &watch::Receiver<Arc<World>>,
         tenure: &Arc<Tenure>,
-        metrics: &Arc<Metrics>,
+        meter: &Arc<Meter>,
         sending: &Arc<Sending>,
         stop: &CancellationToken,
     ) {
         let (gate, opened) = watch::channel(true);
-        let counts = Arc::new(IntakeCounts::default());
         let intake = Intake {
             ledger: Arc::new(Ringing { ledger: Arc::clone(&self.ledger), sending: Arc::clone(sending) }),
             terms: Arc::new(Terms { world: world.clone(), tenure: Arc::clone(tenure) }),
@@ -295,7 +296,7 @@ impl Running {
             },
             max_waiting: config.intake.max_waiting,
             gate,
-            counts: Arc::clone(&counts),
+            meter: Arc::clone(meter) as _,
         };
         // The consumer flushes its acks after intake has stopped.
         let (messages, consuming) = Consumer::start(settings.clone(), opened, &self.stages, stop.clone());
@@ -303,9 +304,8 @@ impl Running {
         self.stage("intake", stop, async move { intake.run(messages, intake_stop).await });
         let events = broker::Publisher::start(settings, "events", &self.keepers, self.keepers_stop.clone());
         let links = Links { consuming, publishing: events.state() };
-        let events = Metered { inner: events, metrics: Arc::clone(metrics) };
+        let events = Metered { inner: events, metrics: Arc::clone(&meter.metrics) };
         self.keepers.spawn(links.inform(self.health.clone()));
-        gauges::intake(&counts, metrics, &self.keepers, &self.keepers_stop);
         let (ledger, stop) = (Arc::clone(&self.ledger), self.keepers_stop.clone());
         self.keepers.spawn(async move {
             outbox::run(ledger.as_ref(), &events, Ledger::clone(&ledger), &stop).await;

@@ -83,10 +83,18 @@ pub trait AccountsHere: std::fmt::Debug + Send + Sync + 'static {
     fn may_call(&self, account: &AccountName, phone: &E164) -> bool;
 }
 
+/// What dispatch counts.
+pub trait DispatchMeter: std::fmt::Debug + Send + Sync + 'static {
+    /// A slot so far ahead was reserved.
+    fn reserved(&self, ahead: Duration);
+    fn statement(&self, name: &'static str, took: Duration, succeeded: bool);
+}
+
 /// What dispatch needs.
 #[derive(Debug)]
 pub struct Dispatch<L> {
     pub ledger: Arc<L>,
+    pub meter: Arc<dyn DispatchMeter>,
     pub world: watch::Receiver<Arc<World>>,
     pub tenure: Arc<Tenure>,
     /// A slot is at most this much further ahead than leave takes.

@@ -5,7 +5,6 @@
 //! and the gate is shut, so that no more are delivered.
 
 mod batch;
-mod counts;
 #[cfg(test)]
 mod tests;
 
@@ -22,7 +21,6 @@ use crate::core::backoff::Backoff;
 use crate::core::ids::JobId;
 use crate::core::job::{DeadLetter, DeadReason, JobOptions};
 use batch::{Pending, Run};
-pub use counts::{Counts, IntakeCounts};
 
 /// The most messages to a statement.
 pub const BATCH_MAX: usize = 500;
@@ -30,6 +28,28 @@ pub const BATCH_MAX: usize = 500;
 const STATEMENT_MAX: Duration = Duration::from_secs(10);
 /// How long a count of waiting jobs is relied on.
 const ROOM_FRESH: Duration = Duration::from_secs(1);
+
+/// What became of a message.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Taken {
+    /// A new job.
+    Accepted,
+    /// Its job is there already.
+    Duplicate,
+    /// A cancel message, whether or not there was something to cancel.
+    Cancel,
+    Dead(DeadReason),
+}
+
+/// What intake counts.
+pub trait IntakeMeter: std::fmt::Debug + Send + Sync + 'static {
+    fn message(&self, became: Taken);
+    /// So many jobs were written down by one statement.
+    fn batch(&self, jobs: usize);
+    /// Whether nothing is consumed.
+    fn paused(&self, paused: bool);
+    fn statement(&self, name: &'static str, took: Duration, succeeded: bool);
+}
 
 pub struct Intake<L, T> {
     pub ledger: Arc<L>,
@@ -39,7 +59,7 @@ pub struct Intake<L, T> {
     pub max_waiting: u64,
     /// Whether messages are wanted; the consumer subscribes and unsubscribes by it.
     pub gate: watch::Sender<bool>,
-    pub counts: Arc<IntakeCounts>,
+    pub meter: Arc<dyn IntakeMeter>,
 }
 
 impl<L, T> std::fmt::Debug for Intake<L, T> {
@@ -83,7 +103,7 @@ impl<L: IntakeLedger, T: IntakeTerms> Intake<L, T> {
         loop {
             let fresh = room.counted_at.is_some_and(|at| at.elapsed() < ROOM_FRESH);
             if !fresh {
-                let waiting = self.insist(stop, || self.ledger.waiting()).await?;
+                let waiting = self.insist("count_waiting", stop, || self.ledger.waiting()).await?;
                 let waiting = waiting.unwrap_or_else(|refused| {
                     tracing::error!(error = refused, "waiting jobs can't be counted; intake goes on");
                     0
@@ -109,7 +129,6 @@ impl<L: IntakeLedger, T: IntakeTerms> Intake<L, T> {
         messages: &mut Vec<M>,
         stop: &CancellationToken,
     ) -> Result<u64, Stopped> {
-        let started = clock::monotonic();
         let mut accepted = 0;
         let sorted = batch::sort(messages.drain(..), &self.options, &*self.terms);
         sorted.dead.into_iter().for_each(|(message, why)| self.bury(message, why));
@@ -119,7 +138,6 @@ impl<L: IntakeLedger, T: IntakeTerms> Intake<L, T> {
                 Run::Jobs(jobs) => accepted += self.accept(jobs, stop).await?,
             }
         }
-        self.counts.batch(started.elapsed());
         Ok(accepted)
     }
 
@@ -157,13 +175,13 @@ impl<L: IntakeLedger, T: IntakeTerms> Intake<L, T> {
                 return other;
             }
             Ok(receipt) => {
-                match receipt {
-                    Receipt::New => self.counts.add(Counts { accepted: 1, ..Counts::default() }),
-                    _ => self.counts.add(Counts { duplicates: 1, ..Counts::default() }),
-                }
+                self.meter.message(match receipt {
+                    Receipt::New => Taken::Accepted,
+                    Receipt::Duplicate | Receipt::Conflict => Taken::Duplicate,
+                });
                 first.done();
                 for message in same {
-                    self.counts.add(Counts { duplicates: 1, ..Counts::default() });
+                    self.meter.message(Taken::Duplicate);
                     message.done();
                 }
                 other.into_iter().for_each(|job| self.bury(job.message, conflict()));
@@ -187,8 +205,11 @@ impl<L: IntakeLedger, T: IntakeTerms> Intake<L, T> {
         let mut verdicts = Vec::with_capacity(batch.len());
         let mut todo: Vec<&[NewJob]> = vec![batch];
         while let Some(part) = todo.pop() {
-            match self.insist(stop, || self.write(part)).await? {
-                Ok(receipts) => verdicts.extend(receipts.into_iter().map(Ok)),
+            match self.insist("accept", stop, || self.write(part)).await? {
+                Ok(receipts) => {
+                    self.meter.batch(receipts.len());
+                    verdicts.extend(receipts.into_iter().map(Ok));
+                }
                 Err(refused) if part.len() == 1 => {
                     let detail = format!("the database can't store it: {refused}");
                     verdicts.push(Err(DeadLetter::new(DeadReason::Malformed, detail)));
@@ -219,24 +240,25 @@ impl<L: IntakeLedger, T: IntakeTerms> Intake<L, T> {
         stop: &CancellationToken,
     ) -> Result<(), Stopped> {
         let (messages, ids): (Vec<M>, Vec<JobId>) = cancels.into_iter().unzip();
-        match self.insist(stop, || self.ledger.cancel(&ids)).await? {
-            Ok(canceled) => self.counts.add(Counts { canceled, ..Counts::default() }),
-            Err(refused) => {
-                tracing::error!(error = refused, messages = ids.len(), "cancel messages refused; dropped");
-            }
+        if let Err(refused) = self.insist("cancel", stop, || self.ledger.cancel(&ids)).await? {
+            tracing::error!(error = refused, messages = ids.len(), "cancel messages refused; dropped");
         }
-        messages.into_iter().for_each(Message::done);
+        for message in messages {
+            self.meter.message(Taken::Cancel);
+            message.done();
+        }
         Ok(())
     }
 
     fn bury<M: Message>(&self, message: M, why: DeadLetter) {
-        self.counts.dead(why.reason);
+        self.meter.message(Taken::Dead(why.reason));
         message.bury(why);
     }
 
     /// Runs a step until the database answers: `Err` is its refusal. Meanwhile the gate is shut.
     async fn insist<R, F>(
         &self,
+        name: &'static str,
         stop: &CancellationToken,
         step: impl Fn() -> F,
     ) -> Result<Result<R, String>, Stopped>
@@ -246,7 +268,9 @@ impl<L: IntakeLedger, T: IntakeTerms> Intake<L, T> {
         let mut backoff = Backoff::new(Duration::from_millis(100), Duration::from_secs(5));
         loop {
             // A stop waits for the answer: what is committed is to be acked, not to come again.
+            let began = clock::monotonic();
             let answer = tokio::time::timeout(STATEMENT_MAX, step()).await;
+            self.meter.statement(name, began.elapsed(), matches!(answer, Ok(Ok(_))));
             let why = match answer {
                 Ok(Ok(done)) => return Ok(Ok(done)),
                 Ok(Err(LedgerError::Refused(why))) => return Ok(Err(why)),
@@ -259,7 +283,6 @@ impl<L: IntakeLedger, T: IntakeTerms> Intake<L, T> {
             if self.open_gate(false) {
                 tracing::warn!(error = why, "the database is away: intake waits, nothing more is consumed");
             }
-            self.counts.add(Counts { retries: 1, ..Counts::default() });
             tokio::select! {
                 () = stop.cancelled() => return Err(Stopped),
                 () = tokio::time::sleep(backoff.after_failure(rand::random())) => {}
@@ -269,7 +292,11 @@ impl<L: IntakeLedger, T: IntakeTerms> Intake<L, T> {
 
     /// Opens or shuts the gate; whether that changed anything.
     fn open_gate(&self, open: bool) -> bool {
-        self.gate.send_if_modified(|is_open| std::mem::replace(is_open, open) != open)
+        let turned = self.gate.send_if_modified(|is_open| std::mem::replace(is_open, open) != open);
+        if turned {
+            self.meter.paused(!open);
+        }
+        turned
     }
 }
 

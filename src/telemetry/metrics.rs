@@ -89,11 +89,11 @@ metrics! {
 
     // Queue and intake.
     intake_messages: Family<ByResult, Counter> = "intake_messages",
-        "Messages taken from the queue, by what became of them", Family::default();
+        "Messages of the queue that were dealt with: accepted, duplicate, cancel or dead", Family::default();
     dead_letters: Family<ByReason, Counter> = "dead_letters",
         "Messages sent to outdial.dead, by the contract's reason", Family::default();
     intake_batch_jobs: Histogram = "intake_batch_jobs",
-        "Jobs in one accepted batch", Histogram::new(exponential_buckets(1.0, 2.0, 10));
+        "Jobs written down by one statement", Histogram::new(exponential_buckets(1.0, 2.0, 10));
     intake_paused: Gauge = "intake_paused",
         "1 while nothing is consumed (too many jobs wait, or the database is away)", Gauge::default();
     acks_void: Counter = "acks_void",
@@ -103,21 +103,21 @@ metrics! {
 
     // Ledger.
     statement_seconds: SecondsBy<ByStatement> = "statement_seconds",
-        "Time of one statement of the ledger, commit included, by name", SecondsBy::new_with_constructor(SecondsBuckets);
+        "Time of one statement of the ledger on a job's way, commit included, by name", SecondsBy::new_with_constructor(SecondsBuckets);
     statement_failures: Family<ByStatement, Counter> = "statement_failures",
-        "Statements of the ledger that failed, by name", Family::default();
+        "Of those, the statements that failed, by name", Family::default();
     database_connected: Gauge = "database_connected", "1 while the database answers", Gauge::default();
     clock_offset_seconds: Fraction = "clock_offset_seconds",
-        "Database's clock less this process's", Fraction::default();
+        "The database's clock less this machine's", Fraction::default();
     clock_error_seconds: Fraction = "clock_error_seconds",
-        "How far the offset may be wrong", Fraction::default();
+        "How far the worker's idea of the database's time may be wrong", Fraction::default();
 
     // Limits.
     reserved_slots: Counter = "reserved_slots", "Slots reserved by this process", Counter::default();
     unused_slots: Family<ByWhy, Counter> = "unused_slots",
         "Reserved slots given up without leave to send, by why; the job gets another", Family::default();
     slot_wait_seconds: Histogram = "slot_wait_seconds",
-        "From reserving a slot to its time", SecondsBuckets.new_metric();
+        "From getting a slot to its time", SecondsBuckets.new_metric();
 
     // Placing.
     attempts: Family<ByOutcome, Counter> = "attempts",

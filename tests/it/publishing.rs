@@ -45,7 +45,7 @@ async fn good_rows_are_published_bad_ones_told_and_a_second_run_doubles_nothing(
         ground.expect_jobs(2).await;
     }
     let counts = running.stop().await;
-    assert_eq!((counts.read().accepted, counts.read().duplicates), (2, 4));
+    assert_eq!((counts.accepted(), counts.duplicates()), (2, 4));
     assert_eq!((ground.depth(broker::JOBS).await, ground.depth(broker::DEAD).await), (0, 0));
     ground.end().await;
 }

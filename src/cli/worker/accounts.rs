@@ -50,7 +50,7 @@ pub(super) struct Accounts {
     keys: Arc<AccountKeys>,
     ledger: Arc<Ledger>,
     metrics: Arc<Metrics>,
-    pub(super) dry_run: bool,
+    dry_run: bool,
     events: EventTypes,
     recheck: Recheck,
     /// Set once the world is known.

@@ -6,18 +6,16 @@ use std::time::Duration;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
+use crate::clock;
 use crate::core::ids::JobId;
-use crate::engine::intake::{Counts, IntakeCounts};
 use crate::engine::ports::{IntakeLedger, LedgerError, NewJob, Receipt};
 use crate::engine::sending::Sending;
 use crate::engine::tenure::Tenure;
 use crate::store::Ledger;
 use crate::telemetry::Metrics;
-use crate::telemetry::metrics::{ByReason, ByResult};
 
 /// What the whole ledger holds costs a scan of the work list.
 const LEDGER_EVERY: Duration = Duration::from_secs(5);
-const PROCESS_EVERY: Duration = Duration::from_millis(200);
 
 /// Waiting jobs, unknown attempts and the clock.
 pub(super) fn start(
@@ -32,6 +30,8 @@ pub(super) fn start(
     tasks.spawn(async move {
         loop {
             if let Some(reading) = tenure.now() {
+                let offset = reading.now - clock::wall();
+                metrics.clock_offset_seconds.set(offset.as_seconds_f64());
                 metrics.clock_error_seconds.set(reading.error.as_secs_f64());
             }
             match ledger.gauges().await {
@@ -45,40 +45,6 @@ pub(super) fn start(
             }
             if stop.run_until_cancelled(tokio::time::sleep(LEDGER_EVERY)).await.is_none() {
                 return;
-            }
-        }
-    });
-}
-
-/// Passes on what intake has counted, and rings the bell for what it has accepted.
-pub(super) fn intake(
-    counts: &Arc<IntakeCounts>,
-    metrics: &Arc<Metrics>,
-    tasks: &TaskTracker,
-    stop: &CancellationToken,
-) {
-    let (counts, metrics, stop) = (Arc::clone(counts), Arc::clone(metrics), stop.clone());
-    tasks.spawn(async move {
-        let mut seen = Counts::default();
-        let mut dead = std::collections::HashMap::new();
-        while stop.run_until_cancelled(tokio::time::sleep(PROCESS_EVERY)).await.is_some() {
-            let now = counts.read();
-            let told = [
-                ("accepted", now.accepted - seen.accepted),
-                ("duplicate", now.duplicates - seen.duplicates),
-                ("canceled", now.canceled - seen.canceled),
-                ("retried", now.retries - seen.retries),
-            ];
-            for (result, more) in told {
-                metrics.intake_messages.get_or_create(&ByResult { result }).inc_by(more);
-            }
-            seen = now;
-            for (reason, total) in counts.dead_letters() {
-                let before = dead.insert(reason, total).unwrap_or(0);
-                metrics
-                    .dead_letters
-                    .get_or_create(&ByReason { reason: reason.as_str() })
-                    .inc_by(total - before);
             }
         }
     });

@@ -5,15 +5,55 @@ use std::time::Duration;
 
 use crate::core::ids::AccountName;
 use crate::core::ledger::Became;
+use crate::engine::dispatch::DispatchMeter;
+use crate::engine::intake::{IntakeMeter, Taken};
 use crate::engine::place::PlaceMeter;
 use crate::telemetry::Metrics;
-use crate::telemetry::metrics::{ByOutcome, ByWhy};
+use crate::telemetry::metrics::{ByOutcome, ByReason, ByResult, ByWhy};
 
 #[derive(Debug)]
 pub(super) struct Meter {
     pub metrics: Arc<Metrics>,
     /// Nobody is called: what would count a call counts none.
     pub dry_run: bool,
+}
+
+impl DispatchMeter for Meter {
+    fn reserved(&self, ahead: Duration) {
+        self.metrics.reserved_slots.inc();
+        self.metrics.slot_wait_seconds.observe(ahead.as_secs_f64());
+    }
+
+    fn statement(&self, name: &'static str, took: Duration, succeeded: bool) {
+        self.metrics.statement(name, took, succeeded);
+    }
+}
+
+impl IntakeMeter for Meter {
+    fn message(&self, became: Taken) {
+        let result = match became {
+            Taken::Accepted => "accepted",
+            Taken::Duplicate => "duplicate",
+            Taken::Cancel => "cancel",
+            Taken::Dead(reason) => {
+                self.metrics.dead_letters.get_or_create(&ByReason { reason: reason.as_str() }).inc();
+                "dead"
+            }
+        };
+        self.metrics.intake_messages.get_or_create(&ByResult { result }).inc();
+    }
+
+    fn batch(&self, jobs: usize) {
+        self.metrics.intake_batch_jobs.observe(jobs as f64);
+    }
+
+    fn paused(&self, paused: bool) {
+        self.metrics.intake_paused.set(paused.into());
+    }
+
+    fn statement(&self, name: &'static str, took: Duration, succeeded: bool) {
+        self.metrics.statement(name, took, succeeded);
+    }
 }
 
 impl PlaceMeter for Meter {

@@ -7,6 +7,7 @@ use chrono::{DateTime, TimeDelta, Utc};
 
 use super::pass::Waits;
 use super::{Dispatch, Ready, Shut, Slotted, State};
+use crate::clock;
 use crate::core::decide::World;
 use crate::core::ids::JobNo;
 use crate::core::ledger::{NoSlot, SlotAnswer};
@@ -45,7 +46,10 @@ impl<L: DispatchLedger> Dispatch<L> {
             return Ok(outcome);
         }
         let asks: Vec<_> = picked.picks.iter().map(|p| p.ask.clone()).collect();
-        let answers = match self.ledger.reserve(world.version, self.terms(), &asks).await {
+        let began = clock::monotonic();
+        let answers = self.ledger.reserve(world.version, self.terms(), &asks).await;
+        self.meter.statement("reserve", began.elapsed(), answers.is_ok());
+        let answers = match answers {
             Ok(answers) => answers,
             Err(error) => {
                 // It may have been done all the same: nobody would look after those slots. Upkeep does, should this fail.
@@ -63,6 +67,8 @@ impl<L: DispatchLedger> Dispatch<L> {
                         state.book.granted(number, reserved.slot);
                     }
                     outcome.granted += 1;
+                    let answered = self.tenure.now().map_or(now, |reading| reading.now);
+                    self.meter.reserved((reserved.slot - answered).to_std().unwrap_or_default());
                     let window_until = windows.get(&reserved.job_no).copied();
                     let Ok(permit) = Arc::clone(&self.inflight).acquire_owned().await else { break };
                     let job = Slotted { reserved: *reserved, pick, version: world.version, window_until };

@@ -104,7 +104,31 @@ impl IntakeTerms for Terms {
     }
 }
 
+#[derive(Debug, Default)]
+struct Tally {
+    taken: Mutex<Vec<Taken>>,
+    batches: Mutex<Vec<usize>>,
+    failed: AtomicU64,
+    paused: AtomicBool,
+}
+
+impl IntakeMeter for Tally {
+    fn message(&self, became: Taken) {
+        self.taken.lock().unwrap().push(became);
+    }
+    fn batch(&self, jobs: usize) {
+        self.batches.lock().unwrap().push(jobs);
+    }
+    fn paused(&self, paused: bool) {
+        self.paused.store(paused, Ordering::Relaxed);
+    }
+    fn statement(&self, _: &'static str, _: Duration, succeeded: bool) {
+        self.failed.fetch_add((!succeeded).into(), Ordering::Relaxed);
+    }
+}
+
 struct Bench {
+    tally: Arc<Tally>,
     intake: Arc<Intake<Memory, Terms>>,
     gate: watch::Receiver<bool>,
     log: Log,
@@ -114,15 +138,22 @@ struct Bench {
 impl Bench {
     fn new() -> Self {
         let (gate, seen) = watch::channel(true);
+        let tally = Arc::<Tally>::default();
         let intake = Intake {
             ledger: Arc::new(Memory::default()),
             terms: Arc::new(Terms),
             options: JobOptions::default(),
             max_waiting: 1_000_000,
             gate,
-            counts: Arc::default(),
+            meter: Arc::clone(&tally) as _,
         };
-        Self { intake: Arc::new(intake), gate: seen, log: Log::default(), stop: CancellationToken::new() }
+        Self {
+            tally,
+            intake: Arc::new(intake),
+            gate: seen,
+            log: Log::default(),
+            stop: CancellationToken::new(),
+        }
     }
 
     fn message(&self, no: usize, body: String, kind: Option<&'static str>) -> Fake {
@@ -164,9 +195,9 @@ async fn new_jobs_and_duplicates_are_acked_and_conflicts_buried() {
     let again = bench.settle(vec![bench.job(0, "a", "Ada"), bench.job(1, "b", "Eve")]).await;
     assert_eq!(again, [(0, "acked"), (1, "conflict")]);
     assert_eq!(bench.statements(), 2);
-    let counts = bench.intake.counts.read();
-    assert_eq!((counts.accepted, counts.duplicates), (2, 1));
-    assert_eq!(bench.intake.counts.dead_letters().map(|(_, n)| n).sum::<u64>(), 1);
+    let taken = [Taken::Accepted, Taken::Accepted, Taken::Duplicate, Taken::Dead(DeadReason::Conflict)];
+    assert_eq!(*bench.tally.taken.lock().unwrap(), taken);
+    assert_eq!(*bench.tally.batches.lock().unwrap(), [2, 2]);
 }
 
 #[tokio::test]
@@ -215,6 +246,8 @@ async fn a_cancel_message_finds_the_job_sent_before_it_and_not_the_one_after() {
     assert_eq!(bench.settle(batch).await.len(), 4);
     let canceled = bench.intake.ledger.canceled.lock().unwrap().clone();
     assert_eq!(canceled, [("a".to_owned(), true), ("b".to_owned(), false)]);
+    let taken = [Taken::Accepted, Taken::Cancel, Taken::Cancel, Taken::Accepted];
+    assert_eq!(*bench.tally.taken.lock().unwrap(), taken);
 }
 
 #[tokio::test(start_paused = true)]
@@ -231,11 +264,14 @@ async fn while_the_database_is_away_nothing_is_settled_and_the_gate_is_shut() {
     assert!(bench.log.lock().unwrap().is_empty());
     let tries = bench.statements();
     assert!((600..2000).contains(&tries), "back-off, then every few seconds: {tries}");
+    assert_eq!(bench.tally.failed.load(Ordering::Relaxed), tries);
+    assert!(bench.tally.paused.load(Ordering::Relaxed));
     bench.intake.ledger.away.store(false, Ordering::Relaxed);
     bench.turned(true).await;
     drop(sender);
     done.await.unwrap();
     assert_eq!(*bench.log.lock().unwrap(), [(0, "acked")]);
+    assert!(!bench.tally.paused.load(Ordering::Relaxed));
 }
 
 #[tokio::test(start_paused = true)]

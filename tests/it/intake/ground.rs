@@ -1,6 +1,7 @@
 //! One intake between a virtual host and a database of its own.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use chrono::{DateTime, TimeDelta, Utc};
@@ -14,7 +15,7 @@ use outdial::clock;
 use outdial::core::events::EventTypes;
 use outdial::core::ids::CampaignId;
 use outdial::core::job::JobOptions;
-use outdial::engine::intake::{Intake, IntakeCounts};
+use outdial::engine::intake::{Intake, IntakeMeter, Taken};
 use outdial::engine::ports::IntakeTerms;
 use outdial::store::{self, Ledger, Pool, Purpose};
 use secrecy::SecretString;
@@ -88,14 +89,14 @@ impl Ground {
         let (tasks, stop) = (TaskTracker::new(), CancellationToken::new());
         let gate_seen = wanted.clone();
         let (inbox, link) = Consumer::start(self.settings.clone(), wanted, &tasks, stop.clone());
-        let counts: Arc<IntakeCounts> = Arc::default();
+        let counts: Arc<Counts> = Arc::default();
         let intake = Intake {
             ledger: Arc::new(self.ledger.clone()),
             terms: Arc::new(Terms),
             options: JobOptions::default(),
             max_waiting,
             gate,
-            counts: Arc::clone(&counts),
+            meter: Arc::clone(&counts) as _,
         };
         let until = stop.clone();
         tasks.spawn(async move { intake.run(inbox, until).await });
@@ -135,8 +136,38 @@ impl Ground {
     }
 }
 
+/// What an intake has taken.
+#[derive(Debug, Default)]
+pub struct Counts {
+    accepted: AtomicU64,
+    duplicates: AtomicU64,
+}
+
+impl Counts {
+    pub fn accepted(&self) -> u64 {
+        self.accepted.load(Ordering::Relaxed)
+    }
+
+    pub fn duplicates(&self) -> u64 {
+        self.duplicates.load(Ordering::Relaxed)
+    }
+}
+
+impl IntakeMeter for Counts {
+    fn message(&self, became: Taken) {
+        match became {
+            Taken::Accepted => self.accepted.fetch_add(1, Ordering::Relaxed),
+            Taken::Duplicate => self.duplicates.fetch_add(1, Ordering::Relaxed),
+            Taken::Cancel | Taken::Dead(_) => return,
+        };
+    }
+    fn batch(&self, _: usize) {}
+    fn paused(&self, _: bool) {}
+    fn statement(&self, _: &'static str, _: Duration, _: bool) {}
+}
+
 pub struct Running {
-    pub counts: Arc<IntakeCounts>,
+    pub counts: Arc<Counts>,
     pub gate: watch::Receiver<bool>,
     pub link: watch::Receiver<LinkState>,
     tasks: TaskTracker,
@@ -145,7 +176,7 @@ pub struct Running {
 
 impl Running {
     /// Stops as a worker does: everything settled is acked, the rest stays the broker's.
-    pub async fn stop(self) -> Arc<IntakeCounts> {
+    pub async fn stop(self) -> Arc<Counts> {
         self.stop.cancel();
         self.tasks.close();
         tokio::time::timeout(SOON, self.tasks.wait()).await.unwrap();

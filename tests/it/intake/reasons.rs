@@ -69,11 +69,11 @@ async fn ten_thousand_redelivered_messages_make_no_second_job() {
     let running = ground.intake();
     let counts = running.counts.clone();
     crate::support::eventually(super::ground::SOON, async || {
-        (counts.read().duplicates == JOBS as u64).then_some(())
+        (counts.duplicates() == JOBS as u64).then_some(())
     })
     .await;
     running.stop().await;
-    assert_eq!(counts.read().accepted, 0);
+    assert_eq!(counts.accepted(), 0);
     assert_eq!(ground.jobs().await, JOBS);
     assert_eq!((ground.depth(broker::JOBS).await, ground.depth(broker::DEAD).await), (0, 0));
     ground.end().await;

@@ -139,11 +139,11 @@ async fn intakes_that_stop_under_load_lose_nothing_and_double_nothing() {
     for part in 1..=3 {
         let running = ground.intake();
         eventually(SOON, async || (ground.jobs().await >= part * JOBS / 4).then_some(())).await;
-        accepted += running.stop().await.read().accepted;
+        accepted += running.stop().await.accepted();
     }
     let running = ground.intake();
     ground.expect_jobs(JOBS).await;
-    accepted += running.stop().await.read().accepted;
+    accepted += running.stop().await.accepted();
     assert_eq!(accepted, JOBS as u64, "each job was new once");
     assert_eq!((ground.depth(broker::JOBS).await, ground.depth(broker::DEAD).await), (0, 0));
     ground.end().await;
