@@ -8,6 +8,7 @@ pub mod clock;
 pub mod config;
 pub mod core;
 pub mod engine;
+pub mod failpoint;
 pub mod http;
 pub mod local;
 pub mod store;

@@ -9,12 +9,13 @@ use std::path::{Path, PathBuf};
 const MAY_IMPORT: &[(&str, &[&str])] = &[
     ("core", &[]),
     ("clock", &[]),
+    ("failpoint", &[]),
     ("engine", &["core", "clock"]),
     ("config", &["core"]),
     ("telemetry", &["core", "clock", "config"]),
-    ("broker", &["core", "clock", "config", "engine", "telemetry"]),
-    ("store", &["core", "clock", "config", "engine", "telemetry"]),
-    ("synthflow", &["core", "clock", "config", "engine", "telemetry"]),
+    ("broker", &["core", "clock", "config", "engine", "failpoint", "telemetry"]),
+    ("store", &["core", "clock", "config", "engine", "failpoint", "telemetry"]),
+    ("synthflow", &["core", "clock", "config", "engine", "failpoint", "telemetry"]),
     ("local", &["clock"]),
     ("http", &["core", "clock", "config", "engine", "telemetry", "broker", "store", "synthflow"]),
     (

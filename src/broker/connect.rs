@@ -69,6 +69,12 @@ impl From<lapin::Error> for BrokerError {
     }
 }
 
+impl From<crate::failpoint::Lost> for BrokerError {
+    fn from(lost: crate::failpoint::Lost) -> Self {
+        Self::Lost(lost.to_string())
+    }
+}
+
 /// One try. `purpose` is shown in the broker's list of connections.
 pub async fn connect(target: &Target, purpose: &str) -> Result<Connection, BrokerError> {
     let properties =

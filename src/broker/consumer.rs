@@ -20,6 +20,7 @@ use super::{JOBS, Settings};
 use crate::core::backoff::Backoff;
 use crate::core::job::DeadLetter;
 use crate::engine::ports::Message;
+use crate::failpoint::{self, Point};
 
 /// How long messages may remain unsettled after a stop.
 const FLUSH_MAX: Duration = Duration::from_secs(10);
@@ -236,6 +237,7 @@ impl Consumer {
                 Some(buried) = burials.next(), if !burials.is_empty() => buried,
             };
             for ack in acks.settled(done) {
+                failpoint::at(Point::BeforeAck).await?;
                 channel.basic_ack(ack.tag, BasicAckOptions { multiple: ack.multiple }).await?;
             }
         }

@@ -18,6 +18,7 @@ use crate::core::phone::E164;
 use crate::core::states::Reason;
 use crate::core::usage::Used;
 use crate::engine::ledger::{DispatchLedger, LedgerError, PlaceLedger};
+use crate::failpoint::{self, Point};
 
 type Answer<T> = Result<T, LedgerError>;
 
@@ -188,6 +189,7 @@ impl DispatchLedger for Ledger {
         .fetch_all(&self.pool)
         .await
         .map_err(ledger_error)?;
+        failpoint::at(Point::AfterReserve).await?;
         rows.iter().map(slot_answer).collect()
     }
 

@@ -12,6 +12,7 @@ use crate::core::phone::E164;
 use crate::core::states::{Disposition, Reason};
 use crate::engine::ends::{EndsLedger, Open};
 use crate::engine::ports::LedgerError;
+use crate::failpoint::{self, Point};
 
 impl EndsLedger for Ledger {
     async fn open(&self, account: &AccountName, max: usize) -> Result<Open, LedgerError> {
@@ -56,6 +57,7 @@ impl EndsLedger for Ledger {
         fn each<'a, T>(ends: &'a [End], field: impl Fn(&'a End) -> T) -> Vec<T> {
             ends.iter().map(field).collect()
         }
+        failpoint::at(Point::BeforeFinish).await?;
         let news: Vec<Uuid> =
             sqlx::query_scalar("select outdial.finish($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11)")
                 .bind(each(ends, |end| end.attempt.0))
@@ -72,6 +74,7 @@ impl EndsLedger for Ledger {
                 .fetch_one(&self.pool)
                 .await
                 .map_err(ledger_error)?;
+        failpoint::at(Point::AfterFinish).await?;
         Ok(news.into_iter().map(AttemptId).collect())
     }
 }

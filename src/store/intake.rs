@@ -13,6 +13,7 @@ use crate::core::ids::{Brand, CampaignId, ClassNo, JobId, ModelId};
 use crate::core::job::Job;
 use crate::core::phone::E164;
 use crate::engine::ports::{IntakeLedger, LedgerError, NewJob, Receipt};
+use crate::failpoint::{self, Point};
 
 /// More classes than this aren't remembered at once; they are looked up again.
 const CLASSES_REMEMBERED_MAX: usize = 200_000;
@@ -29,6 +30,7 @@ pub(super) struct Remembered {
 
 impl IntakeLedger for Ledger {
     async fn accept(&self, batch: &[NewJob]) -> Result<Vec<Receipt>, LedgerError> {
+        failpoint::at(Point::BeforeAccept).await?;
         // Only the insert is refused for what a job holds; whatever else goes wrong must not cost a job.
         self.see_campaigns(batch).await.map_err(not_the_jobs)?;
         let classes = self.classes_of(batch).await.map_err(not_the_jobs)?;
@@ -41,6 +43,7 @@ impl IntakeLedger for Ledger {
                 receipts.push(receipt(&word).map_err(not_the_jobs)?);
             }
         }
+        failpoint::at(Point::AfterAccept).await?;
         Ok(receipts)
     }
 

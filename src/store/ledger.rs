@@ -123,6 +123,12 @@ impl LifeLedger for Ledger {
     }
 }
 
+impl From<crate::failpoint::Lost> for LedgerError {
+    fn from(lost: crate::failpoint::Lost) -> Self {
+        Self::Unavailable(lost.to_string())
+    }
+}
+
 /// Whether a failed statement is worth repeating.
 pub(super) fn ledger_error(error: sqlx::Error) -> LedgerError {
     match &error {

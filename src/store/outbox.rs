@@ -7,6 +7,7 @@ use sqlx::postgres::PgRow;
 use super::ledger::{Ledger, ledger_error};
 use crate::engine::ledger::LedgerError;
 use crate::engine::outbox::{Event, EventLog};
+use crate::failpoint::{self, Point};
 
 impl EventLog for Ledger {
     async fn unpublished(&self, limit: usize) -> Result<Vec<Event>, LedgerError> {
@@ -21,6 +22,7 @@ impl EventLog for Ledger {
     }
 
     async fn published(&self, ids: &[i64]) -> Result<(), LedgerError> {
+        failpoint::at(Point::AfterPublish).await?;
         sqlx::query("delete from outdial.outbox where id = any ($1)")
             .bind(ids)
             .execute(&self.pool)

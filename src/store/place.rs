@@ -13,6 +13,7 @@ use crate::core::ledger::{Authorised, Became, Leave, NoLeave, Settlement, Signal
 use crate::core::states::Reason;
 use crate::engine::ends::EndsLedger;
 use crate::engine::ledger::{LedgerError, PlaceLedger};
+use crate::failpoint::{self, Point};
 
 /// So many refusals by the provider in a row pause a campaign.
 const REFUSALS_MAX: i32 = 5;
@@ -23,6 +24,7 @@ impl PlaceLedger for Ledger {
         slack: Duration,
         leaves: &[Leave],
     ) -> Result<Vec<(JobNo, Authorised)>, LedgerError> {
+        failpoint::at(Point::BeforeAuthorise).await?;
         let jobs: Vec<i64> = leaves.iter().map(|l| l.job_no.0).collect();
         let attempts: Vec<Uuid> = leaves.iter().map(|l| l.attempt.0).collect();
         let models: Vec<&str> = leaves.iter().map(|l| l.model.as_str()).collect();
@@ -50,6 +52,7 @@ impl PlaceLedger for Ledger {
         .fetch_all(&self.pool)
         .await
         .map_err(ledger_error)?;
+        failpoint::at(Point::AfterAuthorise).await?;
         rows.iter()
             .map(|row| {
                 let answer = match row.get::<Option<&str>, _>(2) {
@@ -79,6 +82,7 @@ impl PlaceLedger for Ledger {
         slack: Duration,
         settlements: &[Settlement],
     ) -> Result<Vec<CampaignId>, LedgerError> {
+        failpoint::at(Point::BeforeSettle).await?;
         let arrived: Vec<Option<DateTime<Utc>>> = settlements.iter().map(|s| s.arrived_by).collect();
         let attempts: Vec<Uuid> = settlements.iter().map(|s| s.attempt.0).collect();
         let outcomes: Vec<&str> = settlements.iter().map(|s| outcome(&s.became)).collect();
@@ -125,6 +129,7 @@ impl PlaceLedger for Ledger {
         if self.dry_run {
             self.end_dry_run(settlements).await?;
         }
+        failpoint::at(Point::AfterSettle).await?;
         rows.iter()
             .map(|row| CampaignId::parse(row.get(0)).map_err(|_| unreadable("a campaign id")))
             .collect()

@@ -9,6 +9,7 @@ use super::ledger::{Ledger, interval, ledger_error};
 use crate::core::ids::JobNo;
 use crate::core::states::Reason;
 use crate::engine::ledger::{LedgerError, UpkeepLedger};
+use crate::failpoint::{self, Point};
 
 /// Things whose logs are looked at in one statement, and grants that go in it at the most.
 const PRUNE_THINGS: i32 = 500;
@@ -51,12 +52,14 @@ impl UpkeepLedger for Ledger {
     }
 
     async fn take_over(&self, lease: Duration) -> Result<(u32, u32), LedgerError> {
+        failpoint::at(Point::BeforeTakeOver).await?;
         let row = sqlx::query("select released, unknown from outdial.take_over($1, $2)")
             .bind(interval(lease))
             .bind(self.events())
             .fetch_one(&self.pool)
             .await
             .map_err(ledger_error)?;
+        failpoint::at(Point::AfterTakeOver).await?;
         Ok((row.get::<i32, _>(0).unsigned_abs(), row.get::<i32, _>(1).unsigned_abs()))
     }
 

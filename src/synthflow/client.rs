@@ -19,6 +19,7 @@ use crate::core::outcome::{
 };
 use crate::core::phone::E164;
 use crate::core::text::tidy;
+use crate::failpoint::{self, Point};
 
 /// Of an answer to a list, at most this much is read.
 const LIST_BYTES_MAX: usize = 8 << 20;
@@ -124,6 +125,7 @@ impl Client {
         };
         let body = reqwest::Body::wrap(gate.body(records::place_body(call).into()));
         let request = self.http.post(url).header(CONTENT_TYPE, "application/json").body(body);
+        let _ = failpoint::at(Point::BeforePost).await;
         match request.send().await {
             Ok(response) => {
                 let status = response.status().as_u16();
