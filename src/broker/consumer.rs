@@ -7,6 +7,7 @@ use futures_util::stream::{FuturesUnordered, StreamExt};
 use lapin::options::{BasicAckOptions, BasicCancelOptions, BasicConsumeOptions, BasicQosOptions};
 use lapin::types::FieldTable;
 use lapin::{BasicProperties, Channel, Connection};
+use prometheus_client::metrics::counter::Counter;
 use tokio::sync::{mpsc, watch};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
@@ -32,6 +33,7 @@ pub struct Delivered {
     body: Vec<u8>,
     properties: BasicProperties,
     settle: mpsc::Sender<Settled>,
+    void: Counter,
 }
 
 /// What is to be done with one delivery.
@@ -39,6 +41,24 @@ struct Settled {
     tag: u64,
     /// To be published before the ack.
     bury: Option<Outgoing>,
+    owed: Owed,
+}
+
+/// An ack that is to be sent. Dropped before, it is counted as void: the message comes again.
+struct Owed(Option<Counter>);
+
+impl Drop for Owed {
+    fn drop(&mut self) {
+        if let Some(void) = &self.0 {
+            void.inc();
+        }
+    }
+}
+
+impl Settled {
+    fn acked(mut self) {
+        self.owed.0 = None;
+    }
 }
 
 impl std::fmt::Debug for Delivered {
@@ -65,12 +85,14 @@ impl Message for Delivered {
     }
 
     fn done(self) {
-        settle(&self.settle, Settled { tag: self.tag, bury: None });
+        let owed = Owed(Some(self.void));
+        settle(&self.settle, Settled { tag: self.tag, bury: None, owed });
     }
 
     fn bury(self, why: DeadLetter) {
         let dead = Outgoing::dead(self.body, self.routing_key, self.properties, &why);
-        settle(&self.settle, Settled { tag: self.tag, bury: Some(dead) });
+        let owed = Owed(Some(self.void));
+        settle(&self.settle, Settled { tag: self.tag, bury: Some(dead), owed });
     }
 }
 
@@ -90,15 +112,18 @@ pub struct Consumer {
     inbox: mpsc::Sender<Delivered>,
     burier: Publisher,
     state: Telling,
+    /// Acks that came too late.
+    void: Counter,
     stop: CancellationToken,
 }
 
 impl Consumer {
     /// Consumes in the background until `stop`, then acks what is settled within 10 s; the rest comes again. Messages are
-    /// delivered only while `gate` is true.
+    /// delivered only while `gate` is true. `void` counts acks that could not be sent any more.
     pub fn start(
         settings: Settings,
         gate: watch::Receiver<bool>,
+        void: Counter,
         tasks: &TaskTracker,
         stop: CancellationToken,
     ) -> (mpsc::Receiver<Delivered>, watch::Receiver<LinkState>) {
@@ -108,7 +133,7 @@ impl Consumer {
         // what others publish.
         let stop_burying = CancellationToken::new();
         let burier = Publisher::start(settings.clone(), "dead letters", tasks, stop_burying.clone());
-        let consumer = Self { settings, gate, inbox, burier, state, stop };
+        let consumer = Self { settings, gate, inbox, burier, state, void, stop };
         tasks.spawn(async move {
             supervise(&consumer.settings, "jobs", &consumer.state, &consumer.stop, &consumer).await;
             stop_burying.cancel();
@@ -205,6 +230,7 @@ impl Consumer {
                 body: delivery.data,
                 properties: delivery.properties,
                 settle: settle.clone(),
+                void: self.void.clone(),
             };
             tokio::select! {
                 () = self.stop.cancelled() => return Ok(Next::End),
@@ -225,38 +251,72 @@ impl Consumer {
         let mut burials = FuturesUnordered::new();
         let mut open = true;
         while open || !burials.is_empty() {
-            let done: Vec<u64> = tokio::select! {
+            let done: Vec<Settled> = tokio::select! {
                 received = settled.recv_many(&mut batch, most), if open => {
                     open = received > 0;
                     let (dead, done): (Vec<_>, Vec<_>) = batch.drain(..).partition(|s| s.bury.is_some());
                     if !dead.is_empty() {
                         burials.push(self.bury(dead));
                     }
-                    done.into_iter().map(|s| s.tag).collect()
+                    done
                 }
                 Some(buried) = burials.next(), if !burials.is_empty() => buried,
             };
-            for ack in acks.settled(done) {
+            for ack in acks.settled(done.iter().map(|settled| settled.tag)) {
                 failpoint::at(Point::BeforeAck).await?;
                 channel.basic_ack(ack.tag, BasicAckOptions { multiple: ack.multiple }).await?;
             }
+            done.into_iter().for_each(Settled::acked);
         }
         Ok(())
     }
 
-    /// Publishes the dead, insisting; the tags that may be acked. All of a batch or none: of messages under way together
+    /// Publishes the dead, insisting; gives those that may be acked. All of a batch or none: of messages under way together
     /// the broker's return may be put down to the wrong one.
-    async fn bury(&self, dead: Vec<Settled>) -> Vec<u64> {
+    async fn bury(&self, dead: Vec<Settled>) -> Vec<Settled> {
         let mut backoff = Backoff::new(Duration::from_millis(200), Duration::from_secs(5));
         loop {
             let publishing = dead.iter().filter_map(|s| s.bury.as_ref()).map(|m| self.burier.publish(m));
             let failed = join_all(publishing).await.into_iter().find_map(Result::err);
-            let Some(error) = failed else { return dead.iter().map(|s| s.tag).collect() };
+            let Some(error) = failed else { return dead };
             tracing::warn!(messages = dead.len(), error = %error, "dead letters not published yet");
             if self.stop.is_cancelled() {
                 return Vec::new();
             }
             tokio::time::sleep(backoff.after_failure(rand::random())).await;
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
+
+    use super::*;
+
+    fn delivered(settle: &mpsc::Sender<Settled>, void: &Counter) -> Delivered {
+        Delivered {
+            tag: 1,
+            routing_key: "jobs".into(),
+            body: Vec::new(),
+            properties: BasicProperties::default(),
+            settle: settle.clone(),
+            void: void.clone(),
+        }
+    }
+
+    #[test]
+    fn an_ack_that_is_never_sent_is_counted_once() {
+        let (void, (settle, mut settled)) = (Counter::default(), mpsc::channel(8));
+        delivered(&settle, &void).done();
+        settled.try_recv().unwrap().acked();
+        assert_eq!(void.get(), 0, "it was sent");
+        drop(delivered(&settle, &void));
+        assert_eq!(void.get(), 0, "none was to be sent");
+        delivered(&settle, &void).done();
+        drop(settled);
+        assert_eq!(void.get(), 1, "the session ended before");
+        delivered(&settle, &void).done();
+        assert_eq!(void.get(), 2, "the session is over");
     }
 }

@@ -299,7 +299,9 @@ impl Running {
             meter: Arc::clone(meter) as _,
         };
         // The consumer flushes its acks after intake has stopped.
-        let (messages, consuming) = Consumer::start(settings.clone(), opened, &self.stages, stop.clone());
+        let void = meter.metrics.acks_void.clone();
+        let (messages, consuming) =
+            Consumer::start(settings.clone(), opened, void, &self.stages, stop.clone());
         let intake_stop = stop.clone();
         self.stage("intake", stop, async move { intake.run(messages, intake_stop).await });
         let events = broker::Publisher::start(settings, "events", &self.keepers, self.keepers_stop.clone());

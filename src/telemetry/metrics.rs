@@ -97,7 +97,8 @@ metrics! {
     intake_paused: Gauge = "intake_paused",
         "1 while nothing is consumed (too many jobs wait, or the database is away)", Gauge::default();
     acks_void: Counter = "acks_void",
-        "Acks that came too late, their channel being closed; the messages are delivered again", Counter::default();
+        "Acks that could not be sent any more, their channel being closed; the messages are delivered again",
+        Counter::default();
     broker_connected: Gauge = "broker_connected",
         "1 while both links to RabbitMQ, for jobs and for events, are up and not blocked", Gauge::default();
 

@@ -18,6 +18,7 @@ use outdial::core::job::JobOptions;
 use outdial::engine::intake::{Intake, IntakeMeter, Taken};
 use outdial::engine::ports::IntakeTerms;
 use outdial::store::{self, Ledger, Pool, Purpose};
+use prometheus_client::metrics::counter::Counter;
 use secrecy::SecretString;
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
@@ -88,7 +89,8 @@ impl Ground {
         let (gate, wanted) = watch::channel(true);
         let (tasks, stop) = (TaskTracker::new(), CancellationToken::new());
         let gate_seen = wanted.clone();
-        let (inbox, link) = Consumer::start(self.settings.clone(), wanted, &tasks, stop.clone());
+        let (inbox, link) =
+            Consumer::start(self.settings.clone(), wanted, Counter::default(), &tasks, stop.clone());
         let counts: Arc<Counts> = Arc::default();
         let intake = Intake {
             ledger: Arc::new(self.ledger.clone()),
