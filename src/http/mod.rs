@@ -176,6 +176,8 @@ mod tests {
 
         health.draining();
         assert_eq!(get(address, "/readyz").await.0, 503);
+        let page = get(address, "/metrics").await.1;
+        assert!(page.contains("outdial_draining 1"), "{page}");
         assert_eq!(get(address, "/elsewhere").await.0, 404);
         stop.cancel();
         served.await.unwrap().unwrap();

@@ -60,6 +60,11 @@ macro_rules! metrics {
             $(#[doc = concat!("`outdial_", $name, "`: ", $help)] pub $field: $kind,)+
         }
 
+        impl Metrics {
+            /// What every figure is called: without the prefix `outdial_`, a unit's or a counter's suffix.
+            pub const NAMES: &[&str] = &[$($name),+];
+        }
+
         impl Default for Metrics {
             fn default() -> Self {
                 let mut registry = Registry::with_prefix("outdial");
@@ -93,7 +98,7 @@ metrics! {
     dead_letters: Family<ByReason, Counter> = "dead_letters",
         "Messages sent to outdial.dead, by the contract's reason", Family::default();
     intake_batch_jobs: Histogram = "intake_batch_jobs",
-        "Jobs written down by one statement", Histogram::new(exponential_buckets(1.0, 2.0, 10));
+        "Jobs in one statement of intake", Histogram::new(exponential_buckets(1.0, 2.0, 10));
     intake_paused: Gauge = "intake_paused",
         "1 while nothing is consumed (too many jobs wait, or the database is away)", Gauge::default();
     acks_void: Counter = "acks_void",
@@ -250,6 +255,17 @@ mod tests {
             page.lines().filter(|line| line.starts_with("# HELP") && line.split(' ').count() > 4).count();
         assert!(types > 20, "{types}");
         assert_eq!(types, helps);
+    }
+
+    #[test]
+    fn the_readme_names_figures_that_are() {
+        let rows =
+            include_str!("../../README.md").lines().filter_map(|line| line.strip_prefix("| `outdial_"));
+        let named: Vec<&str> = rows.filter_map(|row| row.split(['`', '{']).next()).collect();
+        assert!(named.len() > 5, "{named:?}");
+        for name in named {
+            assert!(Metrics::NAMES.contains(&name.trim_end_matches("_total")), "{name}");
+        }
     }
 
     #[test]

@@ -14,6 +14,7 @@ mod fairness;
 mod intake;
 mod limits;
 mod main_job;
+mod metrics;
 mod pool;
 mod pools_live;
 mod provider_side;

@@ -94,3 +94,31 @@ impl PlaceMeter for Meter {
         self.metrics.statement(name, took, succeeded);
     }
 }
+
+#[cfg(test)]
+mod tests {
+    #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
+
+    use super::*;
+    use crate::core::ids::CallId;
+
+    /// What no test of a whole worker brings about at will.
+    #[test]
+    fn trouble_is_counted() {
+        let meter = Meter { metrics: Arc::new(Metrics::new()), dry_run: false };
+        meter.violation();
+        meter.unused("late");
+        let metrics = &meter.metrics;
+        assert_eq!(metrics.limit_violations.get(), 1);
+        assert_eq!(metrics.unused_slots.get_or_create(&ByWhy { why: "late" }).get(), 1);
+    }
+
+    #[test]
+    fn a_dry_run_counts_no_call() {
+        let meter = Meter { metrics: Arc::new(Metrics::new()), dry_run: true };
+        let call_id = CallId::parse("dry-run-1").unwrap();
+        meter.settled(&AccountName::default_account(), &Became::Placed { call_id });
+        assert_eq!(meter.metrics.calls_placed.get(), 0);
+        assert_eq!(meter.metrics.attempts.get_or_create(&ByOutcome { outcome: "dry_run" }).get(), 1);
+    }
+}

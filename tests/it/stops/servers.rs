@@ -6,7 +6,7 @@ use outdial::synthflow::sandbox::{SandboxConfig, Span};
 
 use super::{LONG, SOON, route};
 use crate::support::stage::{Stage, jobs, numbers, sandbox_config};
-use crate::support::{Vhost, database, database_on, eventually, own_postgres, own_rabbit, vhost};
+use crate::support::{Figures, Vhost, database, database_on, eventually, own_postgres, own_rabbit, vhost};
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn while_the_broker_is_away_accepted_jobs_go_on_and_nothing_is_lost_or_repeated() {
@@ -54,12 +54,23 @@ async fn what_calls_became_while_the_database_was_away_is_written_when_it_is_bac
         assert!(down < 800, "it went away in the middle");
         let quiet = quiet(&stage).await;
         assert!(quiet - down < 100, "hardly anything is sent without a database: {}", quiet - down);
+        let figures = eventually(SOON, async || {
+            let figures = [Figures::of(&one).await, Figures::of(&two).await];
+            figures.iter().all(|f| f.get("database_connected") == 0.0).then_some(figures)
+        })
+        .await;
+        for name in ["unwritten_results", "statement_failures_total"] {
+            assert!(figures.iter().map(|f| f.sum(name)).sum::<f64>() > 0.0, "{name}");
+        }
         postgres.resume().unwrap();
         stage.posted(quiet + 100, SOON).await;
     }
     stage.each_done_once(&many, LONG).await;
     assert_eq!(stage.count("select count(*) from reporting.calls where state <> 'ended'").await, 0);
     stage.nothing_held().await;
+    for worker in [&one, &two] {
+        assert_eq!(Figures::of(worker).await.get("unwritten_results"), 0.0);
+    }
     stage.stopped(one).await;
     stage.stopped(two).await;
 }

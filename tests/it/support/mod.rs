@@ -1,12 +1,14 @@
 //! What the integration tests share: a server pair, databases, virtual hosts, the binary, and a way to wait.
 
 mod binary;
+mod figures;
 mod listener;
 mod proof;
 mod shared;
 pub mod stage;
 
 pub use binary::Outdial;
+pub use figures::Figures;
 pub use listener::Listener;
 pub use proof::{assert_discreet, gaps_s, posts_by_phone};
 pub use shared::Database;
