@@ -267,13 +267,14 @@ create table outdial.attempts (
 ) with (fillfactor = 75);
 create index attempts_by_id on outdial.attempts (attempt_id);
 
--- Attempts that haven't ended: small, so that polling, take-over and evidence don't search the records.
+-- Attempts that haven't ended: small, so that polling, take-over and evidence don't search the records. Those in `review`
+-- hold no places of the limits any more: nobody knows that there is a call.
 create table outdial.live (
     attempt_id uuid primary key,
     job_no bigint not null,
     attempt_no smallint not null,
     worker_no bigint not null,
-    state text not null check (state in ('submitting', 'placed', 'unknown')),
+    state text not null check (state in ('submitting', 'placed', 'unknown', 'review')),
     call_id text,
     account text not null,
     model_id text not null,
@@ -286,10 +287,17 @@ create table outdial.live (
     campaign_thing int not null,
     account_thing int not null,
     slot timestamptz not null,
-    since timestamptz not null                      -- of the state
+    since timestamptz not null,                     -- of the state
+    -- Of an unknown one: how often it was looked for; the first and the last complete look of an unbroken row, all in vain.
+    looks int not null default 0,
+    looked_at timestamptz,
+    clear_since timestamptz,
+    clear_until timestamptz
 ) with (fillfactor = 75);
 create index live_by_agent on outdial.live (account, model_id, state);
 create index live_by_worker on outdial.live (worker_no) where state = 'submitting';
+create index live_unknown on outdial.live (account, slot) where state = 'unknown';
+create index live_review on outdial.live (campaign_id, slot) where state = 'review';
 
 -- The number that a callee knows: per (model_id, brand, phone), 90 days from its last use.
 create table outdial.sticky (

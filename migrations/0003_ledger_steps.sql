@@ -450,7 +450,7 @@ begin
     from unnest(p_attempt, p_outcome, p_arrived) o(attempt, outcome, arrived)
     join outdial.live l on l.attempt_id = o.attempt
     cross join lateral (values (l.number_thing), (l.campaign_thing), (l.account_thing)) v(t)
-    where (o.outcome in ('retry', 'refused', 'unsent') or o.arrived is not null) and t is not null;
+    where (o.outcome in ('retry', 'refused', 'unsent') or o.arrived is not null or l.state = 'review') and t is not null;
     if v_things is not null then
         perform 1 from outdial.limits l where l.thing_no = any (v_things) order by l.thing_no for update;
     end if;
@@ -463,14 +463,15 @@ begin
         select l.*, s.outcome, s.call_id said_call_id, s.http_status, s.error, s.reason, s.ready, s.arrived, s.answer
         from outdial.live l join said s on s.attempt = l.attempt_id
         -- `placed` already: the provider was heard elsewhere first; only what is missing is added.
-        where l.state in ('submitting', 'unknown') and not (l.state = 'unknown' and s.outcome = 'unknown')
+        where l.state = 'submitting' or (l.state in ('unknown', 'review') and s.outcome <> 'unknown')
         order by l.job_no for update of l
     ), tried as (
         update outdial.attempts a set
             state = case m.outcome when 'placed' then 'placed' when 'unknown' then 'unknown' else 'not_placed' end,
             call_id = coalesce(a.call_id, m.said_call_id), http_status = m.http_status, provider_error = m.error, provider_answer = m.answer,
             reason = m.reason,
-            placed_at = case when m.outcome = 'placed' then v_now end
+            -- A look-up tells later that it was.
+            placed_at = case when m.outcome = 'placed' then case m.state when 'submitting' then v_now else a.submitted_at end end
         from mine m where a.job_no = m.job_no and a.attempt_no = m.attempt_no
         returning a.job_no, a.attempt_no, a.call_id, a.from_phone_number
     ), merged as (
@@ -501,12 +502,14 @@ begin
     ), over as (
         delete from outdial.live l using mine m where l.attempt_id = m.attempt_id and m.outcome in ('retry', 'refused', 'unsent')
     ), things as (
-        select v.t thing_no, m.slot, m.outcome, m.arrived from mine m
+        select v.t thing_no, m.slot, m.outcome, m.arrived, m.state = 'review' as in_review from mine m
         cross join lateral (values (number_thing), (campaign_thing), (account_thing)) v(t) where v.t is not null
     ), freed as (
+        -- In review it held no place: what was placed after all takes one.
         update outdial.limits l set in_use = l.in_use - f.n
-        from (select thing_no, count(*) n from things where outcome in ('retry', 'refused', 'unsent') group by thing_no) f
-        where l.thing_no = f.thing_no
+        from (select thing_no, sum(case when not in_review then 1 when outcome = 'placed' then -1 else 0 end) n
+              from things where in_review or outcome in ('retry', 'refused', 'unsent') group by thing_no) f
+        where l.thing_no = f.thing_no and f.n <> 0
     ), told as (
         insert into outdial.outbox (type, subject, sequence, data, traceparent)
         select e.type, j.job_id, j.event_seq,
@@ -605,14 +608,21 @@ begin
         returning a.job_no, a.attempt_id, a.attempt_no, a.call_id, a.from_phone_number, a.from_phone_number_reported, a.disposition,
                   a.caller_id_verified, a.duration_s, a.campaign_id
     ), jobs as (
-        update outdial.jobs j set state = 'done', reason = m.reason, due_at = null, finished_at = v_now, event_seq = j.event_seq + 3,
-               placed = j.placed + (m.state <> 'placed')::int
-        from mine m where j.job_no = m.job_no
-        returning j.job_no, j.job_id, j.event_seq, j.metadata, j.traceparent
+        -- A call that was learned of late may not be the job's last.
+        update outdial.jobs j set
+            state = case when o.over then 'done' else j.state end, reason = case when o.over then o.reason else j.reason end,
+            due_at = case when o.over then null else j.due_at end, finished_at = case when o.over then v_now else j.finished_at end,
+            event_seq = j.event_seq + 3, placed = j.placed + o.unheard
+        from (select m.job_no, max(m.reason) as reason, count(*) filter (where m.state <> 'placed') as unheard,
+                     bool_and(jj.state in ('dialing', 'placed', 'review'))
+                     and not exists (select 1 from outdial.live l where l.job_no = m.job_no and l.attempt_id <> all (array_agg(m.attempt_id))) as over
+              from mine m join outdial.jobs jj using (job_no) group by m.job_no) o
+        where j.job_no = o.job_no
+        returning j.job_no, j.job_id, j.event_seq, j.metadata, j.traceparent, o.over
     ), freed as (
         update outdial.limits l set in_use = l.in_use - f.n
         from (select v.t thing_no, count(*) n from mine cross join lateral (values (number_thing), (campaign_thing), (account_thing)) v(t)
-              where v.t is not null group by v.t) f
+              where v.t is not null and mine.state <> 'review' group by v.t) f
         where l.thing_no = f.thing_no
     ), told as (
         insert into outdial.outbox (type, subject, sequence, data, traceparent)
@@ -621,9 +631,10 @@ begin
                    'attempt_id', t.attempt_id, 'call_id', t.call_id, 'from_phone_number', t.from_phone_number,
                    'from_phone_number_reported', t.from_phone_number_reported, 'disposition', t.disposition, 'reason', m.reason,
                    'duration_s', t.duration_s, 'metadata', j.metadata)), j.traceparent
-        from mine m join jobs j using (job_no) join tried t using (job_no)
+        from mine m join jobs j using (job_no) join tried t on t.attempt_id = m.attempt_id
         cross join (values ('call.ended', 2), ('call.caller_id_mismatch', 1), ('job.done', 0)) e(type, back)
         where outdial.wants(p_events, e.type) and (e.type <> 'call.caller_id_mismatch' or t.caller_id_verified = false)
+          and (e.type <> 'job.done' or j.over)
         order by m.job_no, e.back desc
     )
     select array_agg(attempt_id) into v_news from mine;

@@ -17,9 +17,7 @@ pub enum Point {
     AfterAuthorise,
     /// A call has leave, and no byte of it is sent.
     BeforePost,
-    /// The provider's answer has been read.
-    AfterPost,
-    /// What became of a call is to be written down.
+    /// The provider's answer has been read, and what it means is to be written down.
     BeforeSettle,
     AfterSettle,
     BeforeFinish,

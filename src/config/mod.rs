@@ -14,6 +14,7 @@ mod tests;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::SocketAddr;
+use std::num::NonZeroU32;
 use std::time::Duration;
 
 use secrecy::SecretString;
@@ -83,6 +84,7 @@ pub struct Config {
     pub intake: Intake,
     pub pool: Pool,
     pub calls: Calls,
+    pub reconcile: Reconcile,
     pub worker: Worker,
     pub http: Http,
     pub events: EventTypes,
@@ -132,6 +134,14 @@ pub struct Calls {
     pub live_max: Duration,
     /// Between two looks at the provider's list of calls.
     pub poll: Duration,
+    /// Requests a second to one account for anything but placing calls.
+    pub reads_per_second: NonZeroU32,
+}
+
+#[derive(Debug)]
+pub struct Reconcile {
+    /// How long a call of which nobody knows is looked for in vain before a person decides.
+    pub quarantine: Duration,
 }
 
 #[derive(Debug)]
@@ -213,6 +223,7 @@ impl Config {
             intake: Intake::read(&mut r),
             pool: Pool::read(&mut r),
             calls: Calls::read(&mut r),
+            reconcile: Reconcile::read(&mut r),
             worker: Worker::read(&mut r),
             http: Http::read(&mut r, needs.http),
             events: r.or("events.types", EventTypes::all(), event_types),
@@ -226,7 +237,6 @@ impl Config {
 
 /// Keys of the contract that come with later versions.
 fn not_yet(r: &mut Reader) {
-    r.only_default("reconcile.quarantine", "30m");
     r.only_default("retention.records", "forever");
     r.only_default("retention.keys", "forever");
     r.unsupported("webhook.listen");
@@ -292,7 +302,20 @@ impl Calls {
             poll: r.or("calls.poll", Duration::from_secs(5), |v| {
                 v.duration(Duration::from_millis(100)..=Duration::from_secs(600))
             }),
+            reads_per_second: r.or("calls.reads_per_second", READS_PER_SECOND, |v| {
+                Ok(NonZeroU32::new(v.whole_u32(1..=1_000)?).unwrap_or(NonZeroU32::MIN))
+            }),
         }
+    }
+}
+
+/// Requests a second to one account, where the configuration doesn't say otherwise.
+const READS_PER_SECOND: NonZeroU32 = NonZeroU32::new(5).unwrap();
+
+impl Reconcile {
+    fn read(r: &mut Reader) -> Self {
+        let half_an_hour = Duration::from_secs(1_800);
+        Self { quarantine: r.or("reconcile.quarantine", half_an_hour, |v| v.duration(seconds(1, 604_800))) }
     }
 }
 

@@ -158,7 +158,6 @@ fn each_bad_value_names_what_would_do() {
 #[test]
 fn what_this_version_cannot_honour_is_refused() {
     let refused = [
-        ("OUTDIAL__RECONCILE__QUARANTINE", "10m"),
         ("OUTDIAL__RETENTION__RECORDS", "90d"),
         ("OUTDIAL__RETENTION__KEYS", "90d"),
         ("OUTDIAL__WEBHOOK__LISTEN", "127.0.0.1:8081"),
@@ -171,7 +170,7 @@ fn what_this_version_cannot_honour_is_refused() {
         assert_eq!(fault.origin, Origin::Environment(name.to_owned()));
     }
     assert_eq!(
-        faults("", &[("OUTDIAL__RECONCILE__QUARANTINE", "1800s")], Needs::NOTHING),
+        faults("", &[("OUTDIAL__RETENTION__KEYS", "forever")], Needs::NOTHING),
         [],
         "its default passes"
     );

@@ -17,6 +17,7 @@ pub mod phone;
 pub mod pick;
 pub mod place;
 pub mod pool;
+pub mod reconcile;
 pub mod rules;
 pub mod slots;
 pub mod states;

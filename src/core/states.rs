@@ -94,8 +94,8 @@ impl AttemptState {
             (Submitting, Placed | NotPlaced | Unknown | Ended)
                 | (Unknown, Placed | NotPlaced | Closed | Ended)
                 | (Placed, Ended)
-                // Late evidence is merged whenever it comes.
-                | (Closed, Placed | Ended)
+                // Late evidence is merged whenever it comes, whatever was believed.
+                | (Closed | NotPlaced, Placed | Ended)
         )
     }
 }

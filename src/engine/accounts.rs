@@ -196,7 +196,7 @@ mod tests {
             account,
             ledger: fake.clone(),
             provider: (fake.clone(), clock::monotonic()),
-            pace: Arc::new(Pace::of_looks()),
+            pace: Arc::new(Pace::of_looks(std::num::NonZeroU32::new(2).unwrap())),
         }
     }
 

@@ -100,7 +100,7 @@ impl World {
             ledger: self.clone(),
             provider: self.clone(),
             duties: self.clone(),
-            pace: Arc::new(Pace::of_looks()),
+            pace: Arc::new(Pace::of_looks(std::num::NonZeroU32::new(2).unwrap())),
             terms: EndsTerms {
                 poll: Duration::from_secs(5),
                 live_max: Duration::from_secs(7200),

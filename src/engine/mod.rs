@@ -15,6 +15,7 @@ pub mod place;
 pub mod pool;
 pub mod ports;
 pub mod provider;
+pub mod reconcile;
 pub mod sending;
 pub mod tenure;
 pub mod upkeep;

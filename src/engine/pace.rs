@@ -13,8 +13,6 @@ use tokio_util::sync::CancellationToken;
 
 use crate::clock;
 
-/// Requests a second to one account, for looking things up.
-pub const LOOKS_PER_SECOND: NonZeroU32 = NonZeroU32::new(2).unwrap();
 /// After a pause, so many at once.
 pub const LOOKS_BURST: NonZeroU32 = NonZeroU32::new(5).unwrap();
 
@@ -32,9 +30,9 @@ impl Pace {
         Self { limiter: RateLimiter::direct_with_clock(quota, clock.clone()), clock }
     }
 
-    /// [`LOOKS_PER_SECOND`] with [`LOOKS_BURST`].
-    pub fn of_looks() -> Self {
-        Self::new(LOOKS_PER_SECOND, LOOKS_BURST)
+    /// With [`LOOKS_BURST`].
+    pub fn of_looks(per_second: NonZeroU32) -> Self {
+        Self::new(per_second, LOOKS_BURST)
     }
 
     /// Waits for a turn; false: canceled before it came.
@@ -69,7 +67,7 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn a_burst_at_once_then_the_rate() {
-        let pace = Pace::of_looks();
+        let pace = Pace::of_looks(const { NonZeroU32::new(2).unwrap() });
         let cancel = CancellationToken::new();
         let start = clock::monotonic();
         for _ in 0..LOOKS_BURST.get() {

@@ -81,6 +81,8 @@ pub trait Desk: Send + Sync + 'static {
     ) -> impl Future<Output = Option<bool>> + Send;
     /// A call was placed with the account: its end is to be learned.
     fn placed(&self, account: &AccountName);
+    /// Nobody knows whether one was: it is to be looked for.
+    fn unconfirmed(&self, account: &AccountName);
     /// The provider has refused the campaign's jobs five times in a row.
     fn refused_in_a_row(&self, campaign: &CampaignId) -> impl Future<Output = ()> + Send;
 }
@@ -181,10 +183,12 @@ impl<L: PlaceLedger, C: Caller, D: Desk, M: PlaceMeter> Desks<L, C, D, M> {
         };
         let (verdict, arrived_by) = self.send(job, attempt, first, unsent).await;
         let settlement = Settlement { arrived_by, ..self.meaning(job, attempt, verdict).await };
-        let placed = matches!(settlement.became, Became::Placed { .. });
+        let became = settlement.became.clone();
         self.write(settlement).await;
-        if placed {
-            self.parts.desk.placed(job.account());
+        match became {
+            Became::Placed { .. } => self.parts.desk.placed(job.account()),
+            Became::Unknown => self.parts.desk.unconfirmed(job.account()),
+            Became::Refused { .. } | Became::Retry { .. } | Became::Unsent { .. } => {}
         }
     }
 

@@ -11,6 +11,7 @@ mod ledger;
 mod outbox;
 mod place;
 mod pool;
+pub mod reconcile;
 pub mod reporting;
 mod roles;
 pub mod routing;

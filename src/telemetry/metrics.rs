@@ -145,6 +145,10 @@ metrics! {
     polls: Family<ByPoll, Counter> = "polls",
         "Looks for the ends of calls, by request (list: a page of the provider's list; call: one call) and result",
         Family::default();
+    reconciled: Family<ByResult, Counter> = "reconciled",
+        "Unknown attempts whose search ended: found at the provider, or given_up (in review, or dialed again)", Family::default();
+    places_drift: Counter = "places_drift",
+        "Places under concurrency limits that were miscounted and put right; anything but 0 is a fault of outdial", Counter::default();
     pool_syncs: Family<ByResult, Counter> = "pool_syncs",
         "Reads of an agent's attached numbers at the provider, by result", Family::default();
     events_published: Family<ByType, Counter> = "events_published",

@@ -63,7 +63,7 @@ fn stage(
         provider: Counting { client: side.client(KEY), asked: Arc::clone(&asked) },
         duties: ledger,
         keys: side.keys(),
-        pace: Arc::new(outdial::engine::pace::Pace::of_looks()),
+        pace: Arc::new(outdial::engine::pace::Pace::of_looks(std::num::NonZeroU32::new(2).unwrap())),
         terms: EndsTerms { poll: Duration::from_millis(500), live_max, lease: LEASE },
         placed: Arc::new(Notify::new()),
     };

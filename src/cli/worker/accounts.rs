@@ -18,6 +18,7 @@ use crate::core::events::EventTypes;
 use crate::core::ids::{AccountName, CampaignId, ModelId};
 use crate::core::outcome::{Answer, NotSentCause, Sent};
 use crate::core::phone::E164;
+use crate::core::reconcile::Patience;
 use crate::core::rules::Limits;
 use crate::core::states::Reason;
 use crate::engine::accounts::{AccountKeys, KeyWatch};
@@ -26,6 +27,7 @@ use crate::engine::ends::{EndsStage, EndsTerms};
 use crate::engine::pace::Pace;
 use crate::engine::place::{Caller, Desk};
 use crate::engine::pool::{PoolStage, PoolTerms, Reader, Recheck, RulesNow};
+use crate::engine::reconcile::ReconcileStage;
 use crate::store::stops::{self, CampaignTo};
 use crate::store::{ConfiguredAccount, Ledger, agent_unavailable, ensure_accounts};
 use crate::synthflow::{Client, ClientConfig};
@@ -42,6 +44,8 @@ struct Account {
     pace: Arc<Pace>,
     /// Rung when a call was placed.
     placed: Arc<Notify>,
+    /// Rung when nobody knows whether one was.
+    unconfirmed: Arc<Notify>,
 }
 
 #[derive(Debug)]
@@ -80,8 +84,9 @@ impl Accounts {
                 client,
                 limits,
                 only_phones: given.only_phones.clone(),
-                pace: Arc::new(Pace::of_looks()),
+                pace: Arc::new(Pace::of_looks(config.calls.reads_per_second)),
                 placed: Arc::default(),
+                unconfirmed: Arc::default(),
             };
             accounts.insert(name.clone(), account);
         }
@@ -172,6 +177,19 @@ impl Accounts {
                 placed: Arc::clone(&account.placed),
             };
             tasks.spawn(ends.run(stop.clone()));
+            let reconcile = ReconcileStage {
+                account: name.clone(),
+                ledger: self.metered(self.ledger.as_ref()),
+                provider: self.metered(&account.client),
+                duties: Ledger::clone(&self.ledger),
+                keys: Arc::clone(&self.keys),
+                pace: Arc::clone(&account.pace),
+                world: world.clone(),
+                patience: Patience { quarantine: config.reconcile.quarantine },
+                lease,
+                unconfirmed: Arc::clone(&account.unconfirmed),
+            };
+            tasks.spawn(reconcile.run(stop.clone()));
         }
     }
 }
@@ -260,6 +278,12 @@ impl Desk for Accounts {
             rules: self.rules.get()?,
         };
         self.recheck.still_attached(&reader, number).await
+    }
+
+    fn unconfirmed(&self, account: &AccountName) {
+        if let Some(here) = self.accounts.get(account) {
+            here.unconfirmed.notify_one();
+        }
     }
 
     fn placed(&self, account: &AccountName) {

@@ -16,6 +16,8 @@ use crate::telemetry::Metrics;
 
 /// What the whole ledger holds costs a scan of the work list.
 const LEDGER_EVERY: Duration = Duration::from_secs(5);
+/// Looks at the ledger between two recounts of what holds places.
+const AUDIT_EVERY: u32 = 12;
 
 /// Waiting jobs, unknown attempts and the clock.
 pub(super) fn start(
@@ -28,7 +30,10 @@ pub(super) fn start(
     let (ledger, metrics, tenure) = (Arc::clone(ledger), Arc::clone(metrics), Arc::clone(tenure));
     let stop = stop.clone();
     tasks.spawn(async move {
-        loop {
+        for look in 0_u32.. {
+            if look.is_multiple_of(AUDIT_EVERY) {
+                audit(&ledger, &metrics).await;
+            }
             if let Some(reading) = tenure.now() {
                 let offset = reading.now - clock::wall();
                 metrics.clock_offset_seconds.set(offset.as_seconds_f64());
@@ -48,6 +53,21 @@ pub(super) fn start(
             }
         }
     });
+}
+
+/// Whether the counters of places under concurrency limits are what holds places.
+async fn audit(ledger: &Ledger, metrics: &Metrics) {
+    match ledger.audit_places().await {
+        Ok(0) => {}
+        Ok(drift) => {
+            metrics.places_drift.inc_by(drift);
+            tracing::error!(
+                places = drift,
+                "limits.drifted: counters of places were wrong and have been put right"
+            );
+        }
+        Err(error) => tracing::debug!(error = %error, "limits.unaudited"),
+    }
 }
 
 /// Rings the bell whenever intake has committed jobs, so that an idle dispatch looks at once.

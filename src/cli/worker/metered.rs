@@ -4,17 +4,21 @@ use std::collections::HashSet;
 use std::sync::Arc;
 use std::time::Duration;
 
+use chrono::{DateTime, Utc};
+
 use crate::clock;
 use crate::core::call::{Assistant, CallPage, CallRecord, ListCalls};
 use crate::core::ends::End;
 use crate::core::events::EventType;
 use crate::core::ids::{AccountName, AttemptId, CallId, ModelId};
 use crate::core::outcome::ProviderError;
+use crate::core::reconcile::GiveUp;
 use crate::core::states::Disposition;
 use crate::engine::ends::{EndsLedger, Open};
 use crate::engine::outbox::EventSink;
 use crate::engine::ports::LedgerError;
 use crate::engine::provider::{ReadsCalls, ReadsPools};
+use crate::engine::reconcile::{EvidenceLedger, Sought};
 use crate::telemetry::Metrics;
 use crate::telemetry::metrics::{ByDisposition, ByPoll, ByResult, ByType};
 
@@ -82,6 +86,46 @@ impl<L: EndsLedger> EndsLedger for Metered<L> {
             self.metrics.calls_ended.get_or_create(&ByDisposition { disposition }).inc();
         }
         answer
+    }
+}
+
+impl<L: EvidenceLedger> EvidenceLedger for Metered<L> {
+    async fn unknown(&self, account: &AccountName, max: usize) -> Result<Sought, LedgerError> {
+        self.inner.unknown(account, max).await
+    }
+
+    async fn known_calls(
+        &self,
+        window: (DateTime<Utc>, DateTime<Utc>),
+        calls: &[CallId],
+    ) -> Result<HashSet<CallId>, LedgerError> {
+        self.inner.known_calls(window, calls).await
+    }
+
+    async fn found(
+        &self,
+        account: &AccountName,
+        calls: &[(AttemptId, CallId)],
+    ) -> Result<usize, LedgerError> {
+        let news = self.inner.found(account, calls).await?;
+        self.reconciled("found", news);
+        Ok(news)
+    }
+
+    async fn looked(&self, attempts: &[AttemptId], complete: bool, gap: Duration) -> Result<(), LedgerError> {
+        self.inner.looked(attempts, complete, gap).await
+    }
+
+    async fn give_up(&self, attempts: &[(AttemptId, GiveUp)]) -> Result<usize, LedgerError> {
+        let over = self.inner.give_up(attempts).await?;
+        self.reconciled("given_up", over);
+        Ok(over)
+    }
+}
+
+impl<T> Metered<T> {
+    fn reconciled(&self, result: &'static str, attempts: usize) {
+        self.metrics.reconciled.get_or_create(&ByResult { result }).inc_by(attempts as u64);
     }
 }
 

@@ -95,6 +95,11 @@ impl Compiled {
         self.campaign(id).map_or(EXPIRES_AFTER_DEFAULT, |campaign| campaign.expires_after)
     }
 
+    /// None: the campaign never dials again what may have been placed.
+    pub fn redial_unknown_after(&self, id: &CampaignId) -> Option<Duration> {
+        self.campaign(id)?.redial_unknown_after
+    }
+
     /// None: an attached number without an entry has no brand, no tags, derived region, default limits, weight 1.
     pub fn number(&self, number: &E164) -> Option<&NumberSettings> {
         self.settings.numbers.get(*self.numbers.get(number)?)

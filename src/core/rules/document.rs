@@ -17,6 +17,8 @@ use crate::core::windows::{LocalTime, Window};
 pub const SOURCE_BYTES_MAX: usize = 16 << 20;
 const WEIGHT_MAX: u32 = 1_000;
 const NAME_CHARS_MAX: usize = 200;
+const REDIAL_AFTER_MIN: Duration = Duration::from_secs(10);
+const REDIAL_AFTER_MAX: Duration = Duration::from_secs(30 * 86_400);
 const EXPIRES_AFTER_MIN: Duration = Duration::from_secs(60);
 const EXPIRES_AFTER_MAX: Duration = Duration::from_secs(366 * 86_400);
 
@@ -126,6 +128,7 @@ fn read_campaign(section: &mut Section, _: usize) -> Option<CampaignSettings> {
     let window = section.get("window").and_then(|f| read_window(&f));
     let destinations = section.get("destinations").and_then(|f| read_destinations(&f));
     let expires_after = section.get("expires_after").map_or(Some(EXPIRES_AFTER_DEFAULT), |f| read_expiry(&f));
+    let redial_unknown_after = section.get("redial_unknown_after").map_or(Some(None), |f| read_redial(&f));
     refuse_later_keys(section);
     Some(CampaignSettings {
         id: id?,
@@ -136,6 +139,7 @@ fn read_campaign(section: &mut Section, _: usize) -> Option<CampaignSettings> {
         window,
         destinations,
         expires_after: expires_after?,
+        redial_unknown_after: redial_unknown_after?,
     })
 }
 
@@ -148,13 +152,6 @@ fn refuse_later_keys(section: &mut Section) {
             &["required"],
             "consent can't be required yet; leave it out or write \"optional\"",
         );
-    }
-    if let Some(field) = section.get("redial_unknown_after") {
-        let message =
-            "an attempt whose outcome is unknown is never redialed yet; leave it out or write \"never\"";
-        if field.text().is_some_and(|text| text != "never") {
-            field.fault::<()>(FaultKind::NotSupported, message);
-        }
     }
     for (key, message) in [
         ("recipient_limits", "limits per callee come with a later version; leave it out"),
@@ -278,6 +275,19 @@ fn read_expiry(field: &Field) -> Option<Duration> {
         Some(duration)
     } else {
         field.invalid("must be from 1m to 366d")
+    }
+}
+
+/// `never`, or how long an unknown attempt is looked for in vain before it counts as not placed.
+fn read_redial(field: &Field) -> Option<Option<Duration>> {
+    if field.text() == Some("never") {
+        return Some(None);
+    }
+    let duration = field.parsed(|text| duration(text).map_err(|wrong| format!("{wrong}, or \"never\"")))?;
+    if (REDIAL_AFTER_MIN..=REDIAL_AFTER_MAX).contains(&duration) {
+        Some(Some(duration))
+    } else {
+        field.invalid("must be \"never\", or from 10s to 30d")
     }
 }
 

@@ -104,6 +104,7 @@ id = "spring sale"
 window = { days = ["monday"], from = "9:00", to = "25:00" }
 destinations = ["US", "UK"]
 expires_after = "7 days"
+redial_unknown_after = "5s"
 
 [[rule]]
 name = "one"
@@ -127,11 +128,12 @@ sticky = "yes"
         (15, "campaign[0].window.to", Invalid),
         (16, "campaign[0].destinations[1]", Invalid),
         (17, "campaign[0].expires_after", Invalid),
-        (21, "rule[0].match.brands", UnknownKey),
-        (21, "rule[0].match.region[0]", Invalid),
-        (22, "rule[0].use.numbers[0]", Invalid),
-        (23, "rule[0].strategy", Invalid),
-        (24, "rule[0].sticky", Invalid),
+        (18, "campaign[0].redial_unknown_after", Invalid),
+        (22, "rule[0].match.brands", UnknownKey),
+        (22, "rule[0].match.region[0]", Invalid),
+        (23, "rule[0].use.numbers[0]", Invalid),
+        (24, "rule[0].strategy", Invalid),
+        (25, "rule[0].sticky", Invalid),
     ];
     let expected: Vec<_> = expected.map(|(line, key, kind)| (line, key.to_owned(), kind)).into();
     assert_eq!(keys(source), expected);
@@ -170,14 +172,12 @@ id = "a"
 consent = "required"
 recipient_limits = { per_day = 2 }
 retry = { max_attempts = 3 }
-redial_unknown_after = "1h"
 "#;
     let expected = [
         (3, "defaults.calling_rules"),
         (6, "campaign[0].consent"),
         (7, "campaign[0].recipient_limits"),
         (8, "campaign[0].retry"),
-        (9, "campaign[0].redial_unknown_after"),
     ];
     let expected: Vec<_> = expected.map(|(line, key)| (line, key.to_owned(), FaultKind::NotSupported)).into();
     assert_eq!(keys(source), expected);
@@ -255,6 +255,9 @@ fn written(settings: &Settings) -> String {
         text += &optional("model_id", campaign.model_id.as_ref().map(ModelId::to_string));
         text += &format!("limits = {}\n", limits_written(&campaign.limits));
         text += &format!("expires_after = \"{}s\"\n", campaign.expires_after.as_secs());
+        let redial =
+            campaign.redial_unknown_after.map_or("never".to_owned(), |after| format!("{}s", after.as_secs()));
+        text += &format!("redial_unknown_after = {redial:?}\n");
         if let Some(destinations) = &campaign.destinations {
             let countries: Vec<_> = destinations.iter().map(|c| c.as_str()).collect();
             text += &format!("destinations = {countries:?}\n");
@@ -324,6 +327,8 @@ fn any_settings() -> impl Generator<Value = Settings> {
                 campaign.limits = campaigns;
                 campaign.window = window.clone();
                 campaign.expires_after = Duration::from_secs(expires_after);
+                campaign.redial_unknown_after =
+                    (expires_after % 2 == 0).then(|| Duration::from_secs(expires_after.max(10)));
             }
             for (at, rule) in settings.rules.iter_mut().enumerate() {
                 rule.name = format!("rule {at} \"quoted\"");

@@ -156,6 +156,10 @@ pub struct CampaignSettings {
     /// How long after receipt a job without `expires_at` expires.
     #[serde(with = "seconds")]
     pub expires_after: Duration,
+    /// A call of which nobody knows whether it was placed is dialed again when it was looked for in vain for so long.
+    /// None: never; a person decides.
+    #[serde(default, with = "seconds_or_none")]
+    pub redial_unknown_after: Option<Duration>,
 }
 
 /// How long a job without `expires_at` lives where its campaign says nothing.
@@ -173,6 +177,7 @@ impl CampaignSettings {
             window: None,
             destinations: None,
             expires_after: EXPIRES_AFTER_DEFAULT,
+            redial_unknown_after: None,
         }
     }
 }
@@ -223,5 +228,22 @@ mod seconds {
 
     pub(super) fn deserialize<'de, D: serde::Deserializer<'de>>(from: D) -> Result<Duration, D::Error> {
         u64::deserialize(from).map(Duration::from_secs)
+    }
+}
+
+mod seconds_or_none {
+    use super::*;
+
+    pub(super) fn serialize<S: serde::Serializer>(
+        value: &Option<Duration>,
+        to: S,
+    ) -> Result<S::Ok, S::Error> {
+        value.map(|value| value.as_secs()).serialize(to)
+    }
+
+    pub(super) fn deserialize<'de, D: serde::Deserializer<'de>>(
+        from: D,
+    ) -> Result<Option<Duration>, D::Error> {
+        Ok(Option::<u64>::deserialize(from)?.map(Duration::from_secs))
     }
 }

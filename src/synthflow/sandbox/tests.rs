@@ -4,11 +4,8 @@
 
 mod calls;
 mod control;
-mod death;
-mod faults;
 mod ledger;
 mod reads;
-mod webhooks;
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -39,8 +36,9 @@ fn config() -> SandboxConfig {
         agents: vec![AgentConfig {
             model_id: AGENT.into(),
             name: "Acme".into(),
+            account: "default".into(),
+            kind: "outbound".into(),
             numbers: vec![FROM.into()],
-            ..AgentConfig::default()
         }],
         ..SandboxConfig::default()
     }

@@ -1,0 +1,299 @@
+//! Looking for calls of which nobody knows whether they were placed.
+//!
+//! The provider's list tells when, and mostly to whom, an agent's calls were made, but not our attempt id; a look-up
+//! of one call does. So a look lists the calls around the time of the POSTs, and looks up those that may be ours. It
+//! is complete when every page was read and every candidate was told; only complete looks that found nothing, over
+//! the whole quarantine, say that a call isn't there.
+//!
+//! ```text
+//! unknown ──found──▶ placed
+//!    │ └─ complete looks, all in vain, for the campaign's redial_unknown_after ─▶ waiting
+//!    └─── complete looks, all in vain, for the quarantine (or a day without one) ─▶ review
+//! ```
+
+use std::collections::{BTreeMap, HashSet, VecDeque};
+use std::time::Duration;
+
+use chrono::{DateTime, TimeDelta, Utc};
+
+use super::call::{ATTEMPT_VARIABLE, CallPage, CallRecord, ListCalls};
+use super::ends::{End, MARGIN};
+use super::ids::{AttemptId, CallId, CampaignId, ModelId};
+use super::outcome::ProviderError;
+use super::phone::E164;
+
+/// A call may stand in the list under a time this much after its POST: it may have queued at the provider.
+const REACH: TimeDelta = TimeDelta::minutes(10);
+/// Attempts whose POSTs lie within this are looked for together.
+const TOGETHER: TimeDelta = TimeDelta::minutes(5);
+/// The first look, after the attempt became unknown; each further wait is double the last.
+const FIRST: Duration = Duration::from_secs(1);
+/// No two looks are further apart than this, nor than a twentieth of the quarantine.
+const EVERY_MAX: Duration = Duration::from_secs(60);
+/// Looks further apart than so many of the longest waits prove nothing of the time between.
+const GAP: u32 = 5;
+/// What can't be looked for, because the agent is gone or its answers can't be read, is given to a person after this,
+/// or after so many quarantines if that is longer.
+const IN_VAIN: Duration = Duration::from_secs(86_400);
+const IN_VAIN_QUARANTINES: u32 = 10;
+/// A call placed this long ago is known to look-ups: what carries no id of ours then never will.
+const SETTLED: TimeDelta = TimeDelta::seconds(60);
+
+/// An attempt of which nobody knows whether it was placed.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Unknown {
+    pub attempt: AttemptId,
+    pub campaign: CampaignId,
+    /// The callee.
+    pub phone: E164,
+    /// When it was sent, if it was.
+    pub slot: DateTime<Utc>,
+    pub since: DateTime<Utc>,
+    /// Looks that have not found it.
+    pub looks: u32,
+    pub looked_at: Option<DateTime<Utc>>,
+    /// From the first to the last of the complete looks, none far from the next, that have not found it.
+    pub clear_for: Option<Duration>,
+}
+
+/// How long is looked, and how often.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Patience {
+    /// `reconcile.quarantine`
+    pub quarantine: Duration,
+}
+
+impl Patience {
+    fn every_max(self) -> Duration {
+        EVERY_MAX.min(self.quarantine / 20).max(FIRST)
+    }
+
+    /// Looks further apart than this prove nothing of the time between them.
+    pub fn gap(self) -> Duration {
+        self.every_max() * GAP
+    }
+
+    /// Whether it is time to look for an attempt (again).
+    pub fn is_due(self, unknown: &Unknown, now: DateTime<Utc>) -> bool {
+        let wait = FIRST.saturating_mul(1 << unknown.looks.min(20)).min(self.every_max());
+        let last = unknown.looked_at.unwrap_or(unknown.since);
+        now >= last + TimeDelta::from_std(wait).unwrap_or(TimeDelta::MAX)
+    }
+
+    /// What becomes of an attempt that isn't found; `None`: it is looked for further. `redial_after`: the campaign's
+    /// `redial_unknown_after`.
+    pub fn verdict(
+        self,
+        unknown: &Unknown,
+        redial_after: Option<Duration>,
+        now: DateTime<Utc>,
+    ) -> Option<GiveUp> {
+        let clear_for = |least: Duration| unknown.clear_for.is_some_and(|clear| clear >= least);
+        let in_vain = IN_VAIN.max(self.quarantine.saturating_mul(IN_VAIN_QUARANTINES));
+        match redial_after {
+            Some(after) if clear_for(after) => Some(GiveUp::Redial { clear_for: after }),
+            None if clear_for(self.quarantine) => Some(GiveUp::Review { clear_for: Some(self.quarantine) }),
+            _ if (now - unknown.since).to_std().is_ok_and(|sought| sought >= in_vain) => {
+                Some(GiveUp::Review { clear_for: None })
+            }
+            _ => None,
+        }
+    }
+}
+
+/// How the search for an attempt ends without it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum GiveUp {
+    /// A person decides. `clear_for`: how long looks must have found nothing; `None`: whatever they were.
+    Review { clear_for: Option<Duration> },
+    /// The campaign has given up "never twice".
+    Redial { clear_for: Duration },
+}
+
+/// A call that carries an attempt id of ours.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Found {
+    pub attempt: AttemptId,
+    pub call_id: CallId,
+    /// Its end, if it is over.
+    pub end: Option<End>,
+}
+
+impl Found {
+    /// What a look-up tells; `None`: it carries no attempt id of ours.
+    pub fn of_record(record: &CallRecord, now: DateTime<Utc>) -> Option<Self> {
+        let attempt = AttemptId(record.prompt_variables.get(ATTEMPT_VARIABLE)?.trim().parse().ok()?);
+        Some(Self { attempt, call_id: record.call_id.clone(), end: End::of_record(attempt, record, now) })
+    }
+}
+
+/// Groups what is sought of one agent by time, oldest first, for one look each.
+pub fn windows(model: &ModelId, mut sought: Vec<Unknown>) -> Vec<Look> {
+    sought.sort_by_key(|unknown| unknown.slot);
+    let mut looks = Vec::new();
+    let mut group: Vec<Unknown> = Vec::new();
+    for unknown in sought {
+        if group.first().is_some_and(|first| unknown.slot - first.slot > TOGETHER) {
+            looks.extend(Look::at(model, std::mem::take(&mut group)));
+        }
+        group.push(unknown);
+    }
+    looks.extend(Look::at(model, group));
+    looks
+}
+
+/// What to ask the provider next.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Step {
+    List(ListCalls),
+    Get(CallId),
+    /// Whether the provider knows the agent at all: of one that it doesn't, an empty list says nothing.
+    Agent,
+}
+
+/// One look for attempts of about the same time: a list, page by page, and look-ups of the candidates in it.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Look {
+    model: ModelId,
+    from: DateTime<Utc>,
+    to: DateTime<Utc>,
+    /// By attempt, the callee.
+    sought: BTreeMap<AttemptId, E164>,
+    phones: HashSet<E164>,
+    lists: VecDeque<List>,
+    candidates: VecDeque<CallId>,
+    /// Every page was read, and every candidate was told.
+    complete: bool,
+    /// The provider has shown calls of the agent, or the agent.
+    agent_known: bool,
+}
+
+/// A list that is being read.
+#[derive(Debug, Clone, PartialEq, Eq)]
+struct List {
+    /// Only calls to this callee; `None`: all of the window.
+    phone: Option<E164>,
+    offset: u32,
+}
+
+impl Look {
+    fn at(model: &ModelId, sought: Vec<Unknown>) -> Option<Self> {
+        let (first, last) = (sought.first()?.slot, sought.last()?.slot);
+        Some(Self {
+            model: model.clone(),
+            from: first - MARGIN,
+            to: last + REACH,
+            phones: sought.iter().map(|unknown| unknown.phone.clone()).collect(),
+            sought: sought.into_iter().map(|unknown| (unknown.attempt, unknown.phone)).collect(),
+            lists: VecDeque::from([List { phone: None, offset: 0 }]),
+            candidates: VecDeque::new(),
+            complete: true,
+            agent_known: false,
+        })
+    }
+
+    pub fn window(&self) -> (DateTime<Utc>, DateTime<Utc>) {
+        (self.from, self.to)
+    }
+
+    /// What is to be asked next; `None`: the look is over. Candidates go first: each may end it.
+    pub fn next(&self) -> Option<Step> {
+        if self.sought.is_empty() {
+            return None;
+        }
+        if let Some(call_id) = self.candidates.front() {
+            return Some(Step::Get(call_id.clone()));
+        }
+        let Some(list) = self.lists.front() else {
+            return (!self.agent_known && self.complete).then_some(Step::Agent);
+        };
+        Some(Step::List(ListCalls {
+            model_id: self.model.clone(),
+            from: Some(self.from),
+            to: Some(self.to),
+            limit: ListCalls::LIMIT_MAX,
+            offset: list.offset,
+            lead_phone_number: list.phone.clone(),
+        }))
+    }
+
+    /// Takes note of the page that was asked for. `known`: of its calls, those that are known to be others'.
+    pub fn listed(&mut self, page: &CallPage, known: &HashSet<CallId>) {
+        let Some(mut list) = self.lists.pop_front() else { return };
+        let may_be_ours = |record: &&CallRecord| {
+            !known.contains(&record.call_id) && record.to.as_ref().is_none_or(|to| self.phones.contains(to))
+        };
+        let candidates = page.calls.iter().filter(may_be_ours).map(|record| record.call_id.clone());
+        let fresh: Vec<CallId> = candidates.filter(|id| !self.candidates.contains(id)).collect();
+        self.candidates.extend(fresh);
+        // An entry without a readable id may be the one.
+        self.complete &= page.unreadable == 0;
+        self.agent_known |= !page.calls.is_empty();
+        let entries = u32::try_from(page.calls.len() + page.unreadable).unwrap_or(u32::MAX);
+        let first_page = list.offset == 0;
+        list.offset = list.offset.saturating_add(entries);
+        let at_end = entries == 0
+            || page.total.map_or(entries < ListCalls::LIMIT_MAX, |total| u64::from(list.offset) >= total);
+        if at_end {
+            return;
+        }
+        // The first page tells how long the list is, and whether this workspace shows callees: where it does, a short
+        // list for each callee may be fewer requests than the rest of the long one.
+        let shows_callees = !page.calls.is_empty() && page.calls.iter().all(|record| record.to.is_some());
+        let pages_left = page.total.map(|total| {
+            total.saturating_sub(u64::from(list.offset)).div_ceil(u64::from(ListCalls::LIMIT_MAX))
+        });
+        if list.phone.is_none()
+            && first_page
+            && shows_callees
+            && pages_left.is_none_or(|left| left > self.phones.len() as u64)
+        {
+            let mut phones: Vec<E164> = self.phones.iter().cloned().collect();
+            phones.sort();
+            self.lists.extend(phones.into_iter().map(|phone| List { phone: Some(phone), offset: 0 }));
+        } else {
+            self.lists.push_front(list);
+        }
+    }
+
+    /// Takes note of the candidate that was looked up: what was found, and whether the call is another's for good.
+    pub fn told(&mut self, answer: &Result<CallRecord, ProviderError>, now: DateTime<Utc>) -> Told {
+        let Some(call_id) = self.candidates.pop_front() else { return Told::Nothing };
+        let Ok(record) = answer else {
+            // Not known to look-ups yet, or not readable: it may be the one.
+            self.complete = false;
+            return Told::Nothing;
+        };
+        if let Some(found) = Found::of_record(record, now) {
+            self.sought.remove(&found.attempt);
+            return Told::Found(found);
+        }
+        let settled = self.to - REACH + SETTLED < now;
+        if settled { Told::Anothers(call_id) } else { Told::Nothing }
+    }
+
+    /// Takes note of whether the provider knows the agent.
+    pub fn agent(&mut self, known: bool) {
+        self.agent_known = known;
+        self.complete &= known;
+    }
+
+    /// The end of a look: what it has not found, and whether it was complete.
+    pub fn in_vain(self) -> (Vec<AttemptId>, bool) {
+        let over = self.lists.is_empty() && self.candidates.is_empty() && self.agent_known;
+        (self.sought.into_keys().collect(), self.complete && over)
+    }
+}
+
+/// What one look-up has told.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Told {
+    Found(Found),
+    /// A call that isn't ours, and needn't be looked up again.
+    Anothers(CallId),
+    Nothing,
+}
+
+#[cfg(test)]
+#[path = "reconcile_tests.rs"]
+mod tests;

@@ -1,0 +1,225 @@
+#![expect(clippy::unwrap_used, clippy::panic, reason = "a test may fail by panicking")]
+use super::*;
+use crate::core::ids::CampaignId;
+
+fn at(second: i64) -> DateTime<Utc> {
+    DateTime::from_timestamp(1_700_000_000 + second, 0).unwrap()
+}
+
+fn phone(n: u32) -> E164 {
+    E164::from_canonical(&format!("+1415555{n:04}")).unwrap()
+}
+
+fn attempt(n: u128) -> AttemptId {
+    AttemptId(uuid::Uuid::from_u128(n))
+}
+
+fn unknown(n: u32, second: i64) -> Unknown {
+    Unknown {
+        attempt: attempt(n.into()),
+        campaign: CampaignId::parse("c").unwrap(),
+        phone: phone(n),
+        slot: at(second),
+        since: at(second + 30),
+        looks: 0,
+        looked_at: None,
+        clear_for: None,
+    }
+}
+
+fn model() -> ModelId {
+    ModelId::parse("agent").unwrap()
+}
+
+fn record(id: &str, to: Option<u32>, carries: Option<u128>) -> CallRecord {
+    let variable = |n: u128| (ATTEMPT_VARIABLE.to_owned(), attempt(n).to_string());
+    CallRecord {
+        call_id: CallId::parse(id).unwrap(),
+        model_id: None,
+        status: Some("in-progress".to_owned()),
+        end_reason: None,
+        error_message: None,
+        from: None,
+        to: to.map(phone),
+        duration_s: None,
+        start_time: None,
+        recording_url: None,
+        prompt_variables: carries.map(variable).into_iter().collect(),
+    }
+}
+
+fn page(calls: Vec<CallRecord>, total: u64) -> CallPage {
+    CallPage { calls, unreadable: 0, total: Some(total) }
+}
+
+/// One look for all of them.
+fn look(sought: Vec<Unknown>) -> Look {
+    let mut looks = windows(&model(), sought);
+    assert_eq!(looks.len(), 1);
+    looks.remove(0)
+}
+
+fn list_of(step: Option<Step>) -> ListCalls {
+    match step {
+        Some(Step::List(list)) => list,
+        other => panic!("{other:?} is no list"),
+    }
+}
+
+fn get_of(step: Option<Step>) -> String {
+    match step {
+        Some(Step::Get(call_id)) => call_id.as_str().to_owned(),
+        other => panic!("{other:?} is no look-up"),
+    }
+}
+
+const MINUTES: Patience = Patience { quarantine: Duration::from_secs(1_800) };
+
+#[test]
+fn a_call_is_found_by_our_id_among_those_to_the_same_callee() {
+    let mut look = look(vec![unknown(1, 0)]);
+    let list = list_of(look.next());
+    assert_eq!((list.from, list.to), (Some(at(-120)), Some(at(600))));
+    let calls =
+        vec![record("other", Some(9), None), record("twin", Some(1), None), record("ours", Some(1), None)];
+    look.listed(&page(calls, 3), &HashSet::new());
+
+    assert_eq!(get_of(look.next()), "twin", "a call to somebody else is not looked up");
+    assert_eq!(look.told(&Ok(record("twin", Some(1), Some(77))), at(40)), {
+        // Another attempt's: told all the same, for it may be news.
+        Told::Found(Found { attempt: attempt(77), call_id: CallId::parse("twin").unwrap(), end: None })
+    });
+    assert_eq!(get_of(look.next()), "ours");
+    let told = look.told(&Ok(record("ours", Some(1), Some(1))), at(40));
+    assert!(matches!(told, Told::Found(found) if found.attempt == attempt(1)));
+    assert_eq!(look.next(), None, "nothing is left to look for");
+    assert_eq!(look.in_vain(), (vec![], true));
+}
+
+#[test]
+fn where_callees_are_redacted_every_call_of_the_window_that_is_not_known_is_looked_up() {
+    let mut look = look(vec![unknown(1, 0)]);
+    let calls = vec![record("a", None, None), record("known", None, None), record("b", None, None)];
+    look.listed(&page(calls, 200), &HashSet::from([CallId::parse("known").unwrap()]));
+    for expected in ["a", "b"] {
+        assert_eq!(get_of(look.next()), expected);
+        assert_eq!(
+            look.told(&Ok(record(expected, None, None)), at(10)),
+            Told::Nothing,
+            "too fresh to be sure"
+        );
+    }
+    let list = list_of(look.next());
+    assert_eq!(
+        (list.offset, list.lead_phone_number),
+        (3, None),
+        "the window is read on, not filtered by callee"
+    );
+}
+
+#[test]
+fn a_long_list_that_shows_callees_gives_way_to_one_for_each() {
+    let mut look = look(vec![unknown(1, 0), unknown(2, 10)]);
+    let calls = (0..100).map(|n| record(&format!("c{n}"), Some(900 + n), None)).collect();
+    look.listed(&page(calls, 10_000), &HashSet::new());
+    for n in [1, 2] {
+        let list = list_of(look.next());
+        assert_eq!((list.lead_phone_number, list.offset), (Some(phone(n)), 0));
+        look.listed(&page(vec![], 0), &HashSet::new());
+    }
+    assert_eq!(look.next(), None, "the agent was seen to have calls");
+    assert_eq!(look.in_vain(), (vec![attempt(1), attempt(2)], true));
+}
+
+#[test]
+fn a_short_list_is_read_to_its_end() {
+    let mut look = look((1..=9).map(|n| unknown(n, 0)).collect());
+    let calls = (0..100).map(|n| record(&format!("c{n}"), Some(900 + n), None)).collect();
+    look.listed(&page(calls, 250), &HashSet::new());
+    assert_eq!(list_of(look.next()).offset, 100, "two more pages are fewer than nine lists");
+}
+
+#[test]
+fn a_look_with_a_hole_in_it_proves_nothing() {
+    let unreadable = CallPage { calls: vec![], unreadable: 1, total: Some(1) };
+    let mut one = look(vec![unknown(1, 0)]);
+    one.listed(&unreadable, &HashSet::new());
+    assert_eq!((one.next(), one.in_vain()), (None, (vec![attempt(1)], false)));
+
+    let mut two = look(vec![unknown(1, 0)]);
+    two.listed(&page(vec![record("fresh", Some(1), None)], 1), &HashSet::new());
+    assert_eq!(two.told(&Err(ProviderError::NotFound { text: None }), at(40)), Told::Nothing);
+    assert_eq!((two.next(), two.in_vain()), (None, (vec![attempt(1)], false)));
+
+    let broken_off = look(vec![unknown(1, 0)]);
+    assert!(!broken_off.in_vain().1);
+}
+
+#[test]
+fn an_empty_list_counts_only_of_an_agent_that_is_there() {
+    for known in [true, false] {
+        let mut look = look(vec![unknown(1, 0)]);
+        look.listed(&page(vec![], 0), &HashSet::new());
+        assert_eq!(look.next(), Some(Step::Agent));
+        look.agent(known);
+        assert_eq!(look.next(), None);
+        assert_eq!(look.in_vain(), (vec![attempt(1)], known));
+    }
+}
+
+#[test]
+fn a_call_without_our_id_is_looked_up_again_only_while_it_is_fresh() {
+    for (now, expected) in [(59, Told::Nothing), (61, Told::Anothers(CallId::parse("x").unwrap()))] {
+        let mut look = look(vec![unknown(1, 0)]);
+        look.listed(&page(vec![record("x", Some(1), None)], 1), &HashSet::new());
+        assert_eq!(look.told(&Ok(record("x", Some(1), None)), at(now)), expected);
+    }
+}
+
+#[test]
+fn attempts_far_apart_in_time_are_looked_for_apart() {
+    let looks = windows(&model(), vec![unknown(3, 4_000), unknown(1, 0), unknown(2, 299), unknown(4, 4_001)]);
+    let windows: Vec<_> = looks.iter().map(Look::window).collect();
+    assert_eq!(windows, [(at(-120), at(899)), (at(3_880), at(4_601))]);
+    assert!(super::windows(&model(), vec![]).is_empty());
+}
+
+#[test]
+fn looks_come_soon_and_then_ever_less_often() {
+    let mut sought = unknown(1, 0);
+    assert!(!MINUTES.is_due(&sought, at(30)));
+    assert!(MINUTES.is_due(&sought, at(31)));
+    sought.looked_at = Some(at(31));
+    for (looks, wait) in [(1, 2), (3, 8), (10, 60), (4_000, 60)] {
+        sought.looks = looks;
+        assert!(!MINUTES.is_due(&sought, at(31 + wait - 1)), "look {looks}");
+        assert!(MINUTES.is_due(&sought, at(31 + wait)), "look {looks}");
+    }
+    let hasty = Patience { quarantine: Duration::from_secs(2) };
+    assert!(hasty.is_due(&sought, at(32)), "a short quarantine is looked over often");
+}
+
+#[test]
+fn only_complete_looks_over_the_whole_quarantine_give_up() {
+    let hour = Duration::from_secs(3_600);
+    let mut sought = unknown(1, 0);
+    assert_eq!(MINUTES.verdict(&sought, None, at(30 + 3_600)), None, "nobody has looked");
+    sought.clear_for = Some(Duration::from_secs(1_799));
+    assert_eq!(MINUTES.verdict(&sought, None, at(3_600)), None);
+    sought.clear_for = Some(Duration::from_secs(1_800));
+    let review = GiveUp::Review { clear_for: Some(MINUTES.quarantine) };
+    assert_eq!(MINUTES.verdict(&sought, None, at(3_600)), Some(review));
+    assert_eq!(MINUTES.verdict(&sought, Some(hour), at(3_600)), None, "its campaign waits longer");
+    sought.clear_for = Some(hour);
+    assert_eq!(MINUTES.verdict(&sought, Some(hour), at(3_600)), Some(GiveUp::Redial { clear_for: hour }));
+}
+
+#[test]
+fn what_can_not_be_looked_for_goes_to_a_person_and_is_never_redialed() {
+    let sought = unknown(1, 0);
+    let after_a_day = at(30 + 86_400);
+    let given_up = Some(GiveUp::Review { clear_for: None });
+    assert_eq!(MINUTES.verdict(&sought, None, after_a_day), given_up);
+    assert_eq!(MINUTES.verdict(&sought, Some(Duration::from_secs(60)), after_a_day), given_up);
+    assert_eq!(MINUTES.verdict(&sought, None, after_a_day - TimeDelta::seconds(1)), None);
+}

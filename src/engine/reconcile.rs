@@ -1,0 +1,352 @@
+//! What nobody knows is looked up: attempts whose POST got no answer are searched for among the provider's calls. One
+//! worker looks for an account's, as politely as its [`Pace`] says; what to ask is decided in [`crate::core::reconcile`].
+//!
+//! It takes no input but the ledger and may stop anywhere: it is rung when an attempt becomes unknown, looks by itself
+//! as well, and doing something twice changes nothing.
+
+use std::collections::{BTreeMap, HashMap, HashSet, VecDeque};
+use std::future::Future;
+use std::sync::Arc;
+use std::time::Duration;
+
+use chrono::{DateTime, Utc};
+use tokio::sync::{Notify, watch};
+use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
+
+use super::accounts::AccountKeys;
+use super::duty::{Duties, Duty};
+use super::ends::EndsLedger;
+use super::pace::Pace;
+use super::ports::LedgerError;
+use super::provider::{ReadsCalls, ReadsPools};
+use crate::clock;
+use crate::core::backoff::Backoff;
+use crate::core::decide::World;
+use crate::core::ends::End;
+use crate::core::ids::{AccountName, AttemptId, CallId, ModelId};
+use crate::core::outcome::ProviderError;
+use crate::core::reconcile::{Found, GiveUp, Look, Patience, Step, Told, Unknown, windows};
+
+/// Unknown attempts of one account that are looked for at a time, oldest first.
+const UNKNOWN_MAX: usize = 10_000;
+/// The ledger is asked for unknown attempts this often, and when rung.
+const EVERY: Duration = Duration::from_secs(2);
+/// Requests for one look before another has its turn.
+const TURN: usize = 20;
+/// A look that takes more requests is broken off, and proves nothing.
+const REQUESTS_MAX: usize = 5_000;
+/// Calls of an agent that are remembered as others', so that each is looked up once.
+const OTHERS_MAX: usize = 20_000;
+const RETRY_FIRST: Duration = Duration::from_secs(1);
+const RETRY_MAX: Duration = Duration::from_secs(60);
+
+type Answer<T> = Result<T, LedgerError>;
+
+/// What is unknown of one account.
+#[derive(Debug, Clone, Default)]
+pub struct Sought {
+    pub by_agent: BTreeMap<ModelId, Vec<Unknown>>,
+    /// The database's time.
+    pub now: DateTime<Utc>,
+}
+
+/// Where evidence is written down.
+pub trait EvidenceLedger: EndsLedger {
+    /// Up to `max` unknown attempts of an account, oldest first.
+    fn unknown(&self, account: &AccountName, max: usize) -> impl Future<Output = Answer<Sought>> + Send;
+    /// Which of these calls, begun in the window, are known to be of attempts already.
+    fn known_calls(
+        &self,
+        window: (DateTime<Utc>, DateTime<Utc>),
+        calls: &[CallId],
+    ) -> impl Future<Output = Answer<HashSet<CallId>>> + Send;
+    /// Calls that carry our attempt ids: whatever was believed of those attempts, they were placed. Gives how many were
+    /// news.
+    fn found(
+        &self,
+        account: &AccountName,
+        calls: &[(AttemptId, CallId)],
+    ) -> impl Future<Output = Answer<usize>> + Send;
+    /// A look has not found these. `complete`: by a provider that told everything.
+    fn looked(
+        &self,
+        attempts: &[AttemptId],
+        complete: bool,
+        gap: Duration,
+    ) -> impl Future<Output = Answer<()>> + Send;
+    /// Ends the search, for those that still are as they were; gives how many.
+    fn give_up(&self, attempts: &[(AttemptId, GiveUp)]) -> impl Future<Output = Answer<usize>> + Send;
+}
+
+/// Writes found calls down, with their ends. Shared by all who bring evidence.
+///
+/// # Errors
+/// The ledger's; running it again changes nothing.
+pub async fn learn<L: EvidenceLedger>(ledger: &L, account: &AccountName, found: &[Found]) -> Answer<usize> {
+    let calls: Vec<(AttemptId, CallId)> = found.iter().map(|f| (f.attempt, f.call_id.clone())).collect();
+    let news = ledger.found(account, &calls).await?;
+    let ends: Vec<End> = found.iter().filter_map(|f| f.end.clone()).collect();
+    if !ends.is_empty() {
+        ledger.finish(&ends).await?;
+    }
+    Ok(news)
+}
+
+/// Looks for one account's unknown attempts.
+#[derive(Debug)]
+pub struct ReconcileStage<L, P, D> {
+    pub account: AccountName,
+    pub ledger: L,
+    pub provider: P,
+    pub duties: D,
+    pub keys: Arc<AccountKeys>,
+    pub pace: Arc<Pace>,
+    pub world: watch::Receiver<Arc<World>>,
+    pub patience: Patience,
+    /// `worker.lease`
+    pub lease: Duration,
+    /// Rung when an attempt became unknown.
+    pub unconfirmed: Arc<Notify>,
+}
+
+/// A look that goes on.
+#[derive(Debug)]
+struct Open {
+    model: ModelId,
+    look: Look,
+    requests: usize,
+}
+
+/// What is remembered from turn to turn; losing it costs requests only.
+#[derive(Debug, Default)]
+struct Search {
+    looks: VecDeque<Open>,
+    agents: HashMap<ModelId, Agent>,
+    asked_at: Option<Instant>,
+    /// The database's time then.
+    now: DateTime<Utc>,
+}
+
+#[derive(Debug)]
+struct Agent {
+    others: HashSet<CallId>,
+    backoff: Backoff,
+    quiet_until: Option<Instant>,
+}
+
+impl Default for Agent {
+    fn default() -> Self {
+        Self { others: HashSet::new(), backoff: Backoff::new(RETRY_FIRST, RETRY_MAX), quiet_until: None }
+    }
+}
+
+enum Stop {
+    Canceled,
+    Provider(ProviderError),
+    Ledger(LedgerError),
+}
+
+impl From<LedgerError> for Stop {
+    fn from(error: LedgerError) -> Self {
+        Stop::Ledger(error)
+    }
+}
+
+impl<L: EvidenceLedger, P: ReadsCalls + ReadsPools, D: Duties + Clone> ReconcileStage<L, P, D> {
+    /// Runs until canceled.
+    pub async fn run(self, cancel: CancellationToken) {
+        let mut duty = Duty::new(self.duties.clone(), format!("reconcile:{}", self.account), self.lease);
+        let mut search = Search::default();
+        let mut busy = Backoff::new(RETRY_FIRST, RETRY_MAX);
+        let mut wait = Duration::ZERO;
+        while self.pause(wait, &cancel).await {
+            wait = EVERY;
+            if !self.keys.usable(&self.account) {
+                duty.leave().await;
+                continue;
+            }
+            if !duty.is_ours().await {
+                search = Search::default();
+                continue;
+            }
+            match self.turn(&mut search, &cancel).await {
+                Ok(()) => {
+                    busy.succeeded();
+                    if !search.looks.is_empty() {
+                        wait = Duration::ZERO;
+                    }
+                }
+                Err(Stop::Canceled) => break,
+                Err(Stop::Provider(ProviderError::RateLimited { retry_after })) => {
+                    wait = busy.after_failure(rand::random()).max(retry_after.unwrap_or_default());
+                    tracing::warn!(account = %self.account, wait_ms = wait.as_millis() as u64, "reconcile.slowed: 429");
+                }
+                Err(Stop::Provider(error)) => {
+                    tracing::warn!(account = %self.account, %error, "reconcile.refused");
+                }
+                Err(Stop::Ledger(error)) => {
+                    tracing::debug!(account = %self.account, %error, "reconcile.unread");
+                }
+            }
+        }
+        duty.leave().await;
+    }
+
+    /// Waits for the next turn; false: canceled.
+    async fn pause(&self, wait: Duration, cancel: &CancellationToken) -> bool {
+        if wait.is_zero() {
+            return !cancel.is_cancelled();
+        }
+        tokio::select! {
+            () = cancel.cancelled() => false,
+            () = tokio::time::sleep(wait) => true,
+            () = self.unconfirmed.notified() => true,
+        }
+    }
+
+    /// Asks the ledger now and then, and the provider a few times for the look whose turn it is.
+    async fn turn(&self, search: &mut Search, cancel: &CancellationToken) -> Result<(), Stop> {
+        if search.asked_at.is_none_or(|at| clock::monotonic() >= at + EVERY) || search.looks.is_empty() {
+            self.plan(search).await?;
+            search.asked_at = Some(clock::monotonic());
+        }
+        let Some(mut open) = search.looks.pop_front() else { return Ok(()) };
+        let agent = search.agents.entry(open.model.clone()).or_default();
+        match self.look(&mut open, agent, search.now, cancel).await {
+            Ok(true) => {
+                agent.backoff.succeeded();
+                let (attempts, complete) = open.look.in_vain();
+                self.ledger.looked(&attempts, complete, self.patience.gap()).await?;
+                Ok(())
+            }
+            Ok(false) => {
+                search.looks.push_back(open);
+                Ok(())
+            }
+            // It goes on where it was.
+            Err(stop @ Stop::Provider(ProviderError::RateLimited { .. })) => {
+                search.looks.push_front(open);
+                Err(stop)
+            }
+            Err(stop) => self.broke_off(open, agent, stop).await,
+        }
+    }
+
+    /// A look that broke off proves nothing: it begins anew later.
+    async fn broke_off(&self, open: Open, agent: &mut Agent, stop: Stop) -> Result<(), Stop> {
+        if let Stop::Provider(error) = &stop {
+            let wait = agent.backoff.after_failure(rand::random());
+            agent.quiet_until = Some(clock::monotonic() + wait);
+            let (attempts, _) = open.look.in_vain();
+            self.ledger.looked(&attempts, false, self.patience.gap()).await?;
+            match error {
+                ProviderError::Unauthorized { .. } => self.keys.report_unauthorized(&self.account),
+                error => {
+                    tracing::warn!(
+                        account = %self.account, model_id = %open.model, attempts = attempts.len(), %error,
+                        retry_ms = wait.as_millis() as u64, "reconcile.broke_off"
+                    );
+                    return Ok(());
+                }
+            }
+        }
+        Err(stop)
+    }
+
+    /// Gives up what was sought long enough, and begins looks for what is due.
+    async fn plan(&self, search: &mut Search) -> Result<(), Stop> {
+        let sought = self.ledger.unknown(&self.account, UNKNOWN_MAX).await?;
+        search.now = sought.now;
+        search.agents.retain(|model, _| sought.by_agent.contains_key(model));
+        let mut over = Vec::new();
+        for (model, attempts) in sought.by_agent {
+            let agent = search.agents.entry(model.clone()).or_default();
+            let quiet = agent.quiet_until.is_some_and(|until| clock::monotonic() < until);
+            let under_way = search.looks.iter().any(|open| open.model == model);
+            let mut due = Vec::new();
+            for unknown in attempts {
+                let redial_after = self.world.borrow().rules.redial_unknown_after(&unknown.campaign);
+                match self.patience.verdict(&unknown, redial_after, sought.now) {
+                    Some(verdict) => over.push((unknown.attempt, verdict)),
+                    None if !quiet && !under_way && self.patience.is_due(&unknown, sought.now) => {
+                        due.push(unknown);
+                    }
+                    None => {}
+                }
+            }
+            let looks = windows(&model, due).into_iter();
+            search.looks.extend(looks.map(|look| Open { model: model.clone(), look, requests: 0 }));
+        }
+        if !over.is_empty() {
+            let attempts = self.ledger.give_up(&over).await?;
+            tracing::warn!(account = %self.account, attempts, "reconcile.given_up: see outdial review list");
+        }
+        Ok(())
+    }
+
+    /// A few steps of a look; true: it is over.
+    async fn look(
+        &self,
+        open: &mut Open,
+        agent: &mut Agent,
+        now: DateTime<Utc>,
+        cancel: &CancellationToken,
+    ) -> Result<bool, Stop> {
+        for _ in 0..TURN {
+            let Some(step) = open.look.next() else { return Ok(true) };
+            if open.requests >= REQUESTS_MAX {
+                tracing::warn!(account = %self.account, model_id = %open.model, "reconcile.too_long");
+                return Ok(true);
+            }
+            open.requests += 1;
+            if !self.pace.turn(cancel).await {
+                return Err(Stop::Canceled);
+            }
+            match step {
+                Step::List(filter) => {
+                    let page = self.provider.list_calls(&filter).await.map_err(Stop::Provider)?;
+                    let ids: Vec<CallId> = page.calls.iter().map(|record| record.call_id.clone()).collect();
+                    let mut known = self.ledger.known_calls(open.look.window(), &ids).await?;
+                    known.extend(ids.into_iter().filter(|id| agent.others.contains(id)));
+                    open.look.listed(&page, &known);
+                }
+                Step::Agent => match self.provider.assistant(&open.model).await {
+                    Ok(_) => open.look.agent(true),
+                    Err(ProviderError::NotFound { .. } | ProviderError::Rejected { .. }) => {
+                        open.look.agent(false);
+                    }
+                    Err(error) => return Err(Stop::Provider(error)),
+                },
+                Step::Get(call_id) => {
+                    let answer = self.provider.get_call(&call_id).await;
+                    if let Err(
+                        error @ (ProviderError::Unauthorized { .. }
+                        | ProviderError::RateLimited { .. }
+                        | ProviderError::Unavailable(_)),
+                    ) = answer
+                    {
+                        return Err(Stop::Provider(error));
+                    }
+                    match open.look.told(&answer, now) {
+                        Told::Found(found) => self.found(found).await?,
+                        Told::Anothers(call_id) => {
+                            if agent.others.len() >= OTHERS_MAX {
+                                agent.others.clear();
+                            }
+                            agent.others.insert(call_id);
+                        }
+                        Told::Nothing => {}
+                    }
+                }
+            }
+        }
+        Ok(open.look.next().is_none())
+    }
+
+    async fn found(&self, found: Found) -> Result<(), Stop> {
+        learn(&self.ledger, &self.account, std::slice::from_ref(&found)).await?;
+        tracing::info!(account = %self.account, attempt.id = %found.attempt, call.id = %found.call_id, "reconcile.found");
+        Ok(())
+    }
+}
