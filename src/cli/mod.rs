@@ -16,6 +16,7 @@ pub mod output;
 mod pool;
 mod progress;
 mod publish;
+mod review;
 mod routing;
 mod sandbox;
 mod schema;
@@ -74,6 +75,8 @@ enum Command {
     Migrate(migrate::Args),
     /// Publish call jobs from a file, each confirmed; a second run makes no job twice
     Publish(publish::Args),
+    /// Decide on calls of which nobody could find out whether they were placed
+    Review(review::Args),
     /// Put routing rules into use, compare, export and roll back
     Routing(routing::Args),
     /// Consume jobs, choose caller IDs, place calls, until stopped
@@ -143,6 +146,7 @@ async fn dispatch(command: Command, context: &Context) -> Result<(), Failure> {
         Command::Demo(args) => demo::run(args, context).await,
         Command::Number(args) => number::run(args, context).await,
         Command::Migrate(args) => migrate::run(args, context).await,
+        Command::Review(args) => review::run(args, context).await,
         Command::Routing(args) => routing::run(args, context).await,
         Command::Worker(args) => worker::run(args, context).await,
         Command::Pool(args) => pool::run(args, context).await,

@@ -8,7 +8,6 @@
 
 mod answers;
 mod commands;
-mod crash;
 mod demo;
 mod ends;
 mod fairness;
@@ -21,6 +20,7 @@ mod pools_live;
 mod provider_side;
 mod publishing;
 mod reading;
+mod reconcile;
 mod refusals;
 mod routes;
 mod routing;

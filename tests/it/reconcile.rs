@@ -1,0 +1,204 @@
+//! What nobody could know is found out, or put before a person; the sandbox's ledger tells who was really rung.
+
+use outdial::synthflow::sandbox::{AccountChange, Action, Override};
+use serde_json::Value;
+
+use crate::support::stage::{AGENT, ANY_NUMBER, LONG, Stage, job, jobs, numbers, sandbox_config};
+use crate::support::{Figures, Listener, Outdial, eventually};
+
+const QUARANTINE: (&str, &str) = ("OUTDIAL__RECONCILE__QUARANTINE", "3s");
+const FAST_READS: (&str, &str) = ("OUTDIAL__CALLS__READS_PER_SECOND", "100");
+
+async fn stage(rest: &str) -> Stage {
+    let stage = Stage::new(sandbox_config(&numbers(20))).await;
+    stage.route("per_second = 50", &format!("{rest}\n{ANY_NUMBER}")).await;
+    stage
+}
+
+fn lost(kind: Action) -> Override {
+    Override::next(1, kind)
+}
+
+fn refused() -> Action {
+    Action::Answer { status: 500, body: None, retry_after_s: None }
+}
+
+/// One job whose POST is answered so that nobody can know.
+async fn one_unknown(stage: &Stage, id: &str, campaign: &str, answer: Override) -> Value {
+    let job = job(id, campaign, "+14155550123");
+    stage.sandbox.override_posts(answer);
+    stage.publish(std::slice::from_ref(&job)).await;
+    stage.posted(1, LONG).await;
+    job
+}
+
+async fn reviewed(stage: &Stage) -> Vec<Value> {
+    let listed = stage.run(&["review", "list", "--json"]).await;
+    serde_json::from_str(&listed).unwrap()
+}
+
+async fn in_review(stage: &Stage, worker: &Outdial) -> String {
+    stage.jobs("review", Some("unconfirmed"), 1, LONG).await;
+    let listed = reviewed(stage).await;
+    assert_eq!(listed.len(), 1, "{listed:?}\n{}", worker.output());
+    assert!(listed[0]["looks"].as_i64().unwrap() >= 2, "{listed:?}");
+    listed[0]["attempt_id"].as_str().unwrap().to_owned()
+}
+
+#[tokio::test]
+async fn calls_whose_answers_were_lost_are_found_by_our_id_and_never_dialed_again() {
+    for redacted in [false, true] {
+        let stage = stage("").await;
+        let change = AccountChange { redact_pii: Some(redacted), ..AccountChange::default() };
+        stage.sandbox.change_account("default", change).unwrap();
+        let worker = stage.worker(&[FAST_READS, QUARANTINE]).await;
+        // Others' calls, for the list to be more than what is sought.
+        let others = jobs("other", 130);
+        stage.publish(&others).await;
+        stage.jobs("done", None, 130, LONG).await;
+
+        let sought = jobs("sought", 12);
+        for kind in [refused(), Action::Close, Action::Empty { status: 200 }, Action::Cut] {
+            let three = Override { count: 1, ..lost(kind) }.but_place();
+            stage.sandbox.override_posts(three);
+        }
+        let renamed: Vec<Value> = sought
+            .iter()
+            .enumerate()
+            .map(|(i, _)| job(&format!("sought-{i}"), "sought", &format!("+1415777{i:04}")))
+            .collect();
+        stage.publish(&renamed).await;
+        stage.each_done_once_of(&renamed, 142, LONG).await;
+        let confirmed =
+            "select count(*) from reporting.calls where campaign_id = 'sought' and state = 'ended'
+                         and call_id is not null and placed_at is not null and disposition is not null";
+        assert_eq!(stage.count(confirmed).await, 12, "redacted: {redacted}");
+        stage.nothing_held().await;
+        let figures = Figures::of(&worker).await;
+        assert_eq!(figures.get("reconciled_total{result=\"found\"}"), 4.0, "redacted: {redacted}");
+        stage.stopped(worker).await;
+    }
+}
+
+#[tokio::test]
+async fn a_call_that_is_not_there_goes_to_a_person_who_may_have_it_dialed() {
+    let stage = stage("").await;
+    let worker = stage.worker(&[FAST_READS, QUARANTINE]).await;
+    let mut events = Listener::new(&stage.vhost.url).await;
+    one_unknown(&stage, "lost", "spring", lost(refused())).await;
+    let attempt = in_review(&stage, &worker).await;
+    assert_eq!(stage.posts().len(), 1);
+    stage.nothing_in_use().await;
+
+    let told = stage.run(&["review", "resolve", &attempt, "--outcome", "not_placed"]).await;
+    assert_eq!(told, "1 resolved\n");
+    stage.jobs("done", None, 1, LONG).await;
+    assert_eq!(stage.posts().len(), 2, "dialed again, once, by a person's word");
+    let states: Vec<(i16, String)> =
+        sqlx::query_as("select attempt_no, state from reporting.calls order by attempt_no")
+            .fetch_all(&stage.db)
+            .await
+            .unwrap();
+    assert_eq!(states, [(1, "not_placed".to_owned()), (2, "ended".to_owned())]);
+    events.of("job.done", 1, LONG).await;
+    stage.nothing_held().await;
+    stage.stopped(worker).await;
+}
+
+#[tokio::test]
+async fn a_person_may_close_a_campaigns_reviews_or_say_that_a_call_was_placed() {
+    let stage = stage("").await;
+    let worker = stage.worker(&[FAST_READS, QUARANTINE]).await;
+    stage.sandbox.override_posts(Override::next(3, refused()));
+    let three: Vec<Value> =
+        (0..3).map(|i| job(&format!("j-{i}"), "spring", &format!("+1415555010{i}"))).collect();
+    stage.publish(&three).await;
+    stage.jobs("review", Some("unconfirmed"), 3, LONG).await;
+    let one = reviewed(&stage).await[0]["attempt_id"].as_str().unwrap().to_owned();
+    stage.run(&["review", "resolve", &one, "--outcome", "placed", "--call-id", "by-hand"]).await;
+    stage.jobs("placed", None, 1, LONG).await;
+    let told = stage.run(&["review", "resolve", "--campaign", "spring", "--outcome", "closed"]).await;
+    assert_eq!(told, "2 resolved\n");
+    stage.jobs("done", Some("unconfirmed"), 2, LONG).await;
+    let closed = "select count(*) from reporting.calls where state = 'closed' and ended_at is not null";
+    assert_eq!(stage.count(closed).await, 2);
+    assert_eq!(stage.posts().len(), 3);
+
+    let nothing = stage.start(&["review", "resolve", &one, "--outcome", "closed"], &[]);
+    let (status, output) = nothing.wait(LONG).await;
+    assert!(!status.success() && output.contains("nothing of that is in review"), "{output}");
+    stage.stopped(worker).await;
+}
+
+#[tokio::test]
+async fn a_campaign_that_gave_up_never_twice_dials_again_by_itself() {
+    let stage = stage("[[campaign]]\nid = \"spring\"\nredial_unknown_after = \"10s\"").await;
+    let worker = stage.worker(&[FAST_READS, QUARANTINE]).await;
+    one_unknown(&stage, "lost", "spring", lost(refused())).await;
+    stage.jobs("done", None, 1, LONG).await;
+    let posts = stage.posts();
+    assert_eq!(posts.len(), 2);
+    let apart_s = (posts[1].mono_us - posts[0].mono_us) as f64 / 1e6;
+    assert!(apart_s >= 10.0, "{apart_s}");
+    stage.nothing_held().await;
+    stage.stopped(worker).await;
+}
+
+#[tokio::test]
+async fn an_agent_that_the_provider_does_not_know_any_more_proves_nothing() {
+    let stage = stage("").await;
+    let worker = stage.worker(&[FAST_READS, QUARANTINE]).await;
+    one_unknown(&stage, "lost", "spring", lost(refused())).await;
+    stage.jobs("dialing", Some("unconfirmed"), 1, LONG).await;
+    assert!(stage.sandbox.remove_agent(AGENT), "its calls can't be listed any more");
+    // Three quarantines, as the database counts them.
+    let looked =
+        "select count(*) from outdial.live where looked_at > since + interval '9 seconds' and looks > 3";
+    eventually(LONG, async || (stage.count(looked).await == 1).then_some(())).await;
+    assert_eq!(stage.count("select count(*) from reporting.jobs where state = 'dialing'").await, 1);
+    assert_eq!(stage.posts().len(), 1);
+    stage.stopped(worker).await;
+}
+
+#[tokio::test]
+async fn late_evidence_takes_a_job_back_that_was_to_be_dialed_again() {
+    let stage = stage("").await;
+    let worker = stage.worker(&[FAST_READS, QUARANTINE]).await;
+    one_unknown(&stage, "lost", "spring", lost(refused())).await;
+    let attempt = in_review(&stage, &worker).await;
+    stage.run(&["campaign", "pause", "spring"]).await;
+    stage.run(&["review", "resolve", &attempt, "--outcome", "not_placed"]).await;
+    stage.jobs("waiting", Some("campaign_paused"), 1, LONG).await;
+
+    let found =
+        format!("select outdial.found('default', array['{attempt}'::uuid], array['late'], null)::bigint");
+    assert_eq!(stage.count(&found).await, 1);
+    assert_eq!(stage.count(&found).await, 0, "told twice, it is no news");
+    stage.stands("lost", "placed", None).await;
+    stage.run(&["campaign", "resume", "spring"]).await;
+    let held = "select in_use::bigint from outdial.limits where kind = 2 and key = 'spring'";
+    assert_eq!(stage.count(held).await, 1, "a call that goes on holds its place");
+    assert_eq!(stage.count("select count(*) from outdial.work").await, 0);
+    assert_eq!(stage.count("select count(*) from outdial.drifted()").await, 0);
+    let other =
+        format!("select outdial.found('elsewhere', array['{attempt}'::uuid], array['x'], null)::bigint");
+    assert_eq!(stage.count(&other).await, 0, "another account's word counts for nothing");
+    assert_eq!(stage.posts().len(), 1);
+    stage.stopped(worker).await;
+}
+
+#[tokio::test]
+async fn places_that_were_miscounted_are_found_and_put_right() {
+    let stage = stage("").await;
+    let worker = stage.worker(&[FAST_READS]).await;
+    stage.publish(&jobs("spring", 5)).await;
+    stage.jobs("done", None, 5, LONG).await;
+    assert_eq!(stage.count("select outdial.audit_places()").await, 0);
+    sqlx::query("update outdial.limits set in_use = 3 where kind = 2").execute(&stage.db).await.unwrap();
+    let second = stage.worker(&[FAST_READS]).await;
+    let drifted = async || (Figures::of(&second).await.get("places_drift_total") == 3.0).then_some(());
+    eventually(LONG, drifted).await;
+    stage.nothing_held().await;
+    stage.stopped(worker).await;
+    stage.stopped(second).await;
+}
