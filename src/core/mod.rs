@@ -1,5 +1,6 @@
 //! Pure decisions: no tokio, sqlx, lapin, reqwest or axum; no clock and no randomness (they are arguments).
 
+pub mod answer_times;
 pub mod backoff;
 pub mod call;
 pub mod dbtime;

@@ -4,20 +4,23 @@
 //! down what became of it. Leave and results go in group commits. What can't be written while the database is away is
 //! kept and tried again: it is all the evidence there is.
 
+mod arrivals;
+mod pulse;
 mod settle;
 
-use std::collections::HashMap;
 use std::future::Future;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 use std::time::Duration;
 
-use chrono::{DateTime, TimeDelta, Utc};
+use chrono::{DateTime, Utc};
 use serde_json::json;
 use tokio::sync::{mpsc, watch};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
+use self::arrivals::Arrivals;
+use self::pulse::Pulse;
 use super::batch::Batcher;
 use super::dispatch::{Ready, Slotted};
 use super::fence::Fence;
@@ -58,7 +61,15 @@ pub trait Caller: Send + Sync + 'static {
         account: &AccountName,
         call: &PlaceCall,
         send_before: Instant,
-    ) -> impl Future<Output = Sent> + Send;
+    ) -> impl Future<Output = Posted> + Send;
+}
+
+/// One POST.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Posted {
+    pub sent: Sent,
+    /// The last byte had left by then; `None`: nothing has, or nobody saw it leave.
+    pub left_by: Option<Instant>,
 }
 
 /// Who is told when an answer says more than what became of its call.
@@ -96,6 +107,8 @@ pub trait PlaceMeter: Send + Sync + 'static {
     fn unused(&self, why: &'static str);
     /// One more result is to be written down; `false`: one less.
     fn unwritten(&self, more: bool);
+    /// A POST left after the last check's deadline: the process was stopped in between.
+    fn late_send(&self);
     /// The second fence tripped: the ledger is wrong.
     fn violation(&self);
     fn statement(&self, name: &'static str, items: usize, took: Duration, succeeded: bool);
@@ -117,7 +130,7 @@ pub struct Place<L, C, D, M> {
 struct Desks<L, C, D, M> {
     parts: Place<L, C, D, M>,
     fence: Fence,
-    fastest: Fastest,
+    arrivals: Arrivals,
     leave: Batcher<Leave, Result<Authorised, LedgerError>>,
     release: Batcher<JobNo, Result<(), LedgerError>>,
     settle: Batcher<Settlement, Result<(), LedgerError>>,
@@ -130,13 +143,16 @@ impl<L: PlaceLedger, C: Caller, D: Desk, M: PlaceMeter> Place<L, C, D, M> {
     pub async fn run(self, mut ready: mpsc::Receiver<Ready>, draining: CancellationToken) {
         let batches = TaskTracker::new();
         let jobs = TaskTracker::new();
+        let (pulse, over) = (Arc::new(Pulse::default()), CancellationToken::new());
+        let (beats, until) = (Arc::clone(&pulse), over.clone());
+        batches.spawn(async move { until.run_until_cancelled(beats.beat()).await });
         let leave = settle::leave_batches(&self, &batches);
         let release = settle::release_batches(&self, &batches);
         let settle = settle::settle_batches(&self, &batches);
         let desks = Arc::new(Desks {
             parts: self,
             fence: Fence::default(),
-            fastest: Fastest::default(),
+            arrivals: Arrivals::new(pulse),
             leave,
             release,
             settle,
@@ -149,6 +165,7 @@ impl<L: PlaceLedger, C: Caller, D: Desk, M: PlaceMeter> Place<L, C, D, M> {
         jobs.close();
         jobs.wait().await;
         drop(desks);
+        over.cancel();
         batches.close();
         batches.wait().await;
     }
@@ -268,43 +285,42 @@ impl<L: PlaceLedger, C: Caller, D: Desk, M: PlaceMeter> Desks<L, C, D, M> {
             return late();
         }
         let call = call_of(job, attempt);
-        let waited = tenure.now().map(|reading| (reading.now - job.reserved.received_at).to_std());
-        let began = clock::monotonic();
+        let received = job.reserved.received_at;
+        let waited = tenure.now().filter(|_| first).map(|reading| (reading.now - received).to_std());
         drop(unsent);
-        let sent = self.parts.caller.place(job.account(), &call, closes).await;
-        match &sent {
-            Sent::NotSent(NotSentCause::TooLate) => {
-                sending.missed();
-                // The slot may have gone by while a connection was opened: without this it would, every time.
-                drop(tokio::time::timeout(WARM_MAX, self.parts.caller.warm(job.account())).await);
-            }
-            Sent::NotSent(_) | Sent::Unclear(_) | Sent::Answered(_) => sending.met(),
-        }
-        if let (Sent::NotSent(_), Some(number)) = (&sent, job.number()) {
-            self.fence.take_back(number);
-        }
-        if first
-            && !matches!(sent, Sent::NotSent(_))
-            && let Some(waited) = waited
-        {
-            self.parts.meter.first_post(waited.unwrap_or_default());
-        }
-        let took = began.elapsed();
-        let arrived_by = match sent {
-            Sent::Answered(_) => self.late(slot, self.fastest.learn(job.account(), took)),
-            Sent::Unclear(_) => self.late(slot, Duration::ZERO),
-            Sent::NotSent(_) => None,
-        };
-        (judge(&sent, job.number().is_some()), arrived_by)
+        let posted = self.parts.caller.place(job.account(), &call, closes).await;
+        self.note(job, &posted, closes, waited.map(Result::unwrap_or_default)).await;
+        // A process that was stopped for long doesn't know the time well any more, but well enough for this.
+        let now = self.parts.tenure.reckon();
+        let arrived_by = now.and_then(|now| self.arrivals.late(job.account(), &posted, (slot, *slack), now));
+        (judge(&posted.sent, job.number().is_some()), arrived_by)
     }
 
-    /// By when a call that is over now had arrived, if that may be later than it should have. An answer tells that it
-    /// had arrived before; the provider takes `fastest` to answer at the least.
-    fn late(&self, slot: DateTime<Utc>, fastest: Duration) -> Option<DateTime<Utc>> {
-        let reading = self.parts.tenure.now()?;
-        let by =
-            reading.now + TimeDelta::from_std(reading.error).ok()? - TimeDelta::from_std(fastest).ok()?;
-        (by > slot + TimeDelta::from_std(self.parts.slack).ok()?).then_some(by)
+    /// What a POST says beside what became of its call. `waited`: from the job's receipt, for its first POST.
+    async fn note(&self, job: &Slotted, posted: &Posted, closes: Instant, waited: Option<Duration>) {
+        let Place { sending, meter, caller, .. } = &self.parts;
+        match &posted.sent {
+            Sent::NotSent(cause) => {
+                if let Some(number) = job.number() {
+                    self.fence.take_back(number);
+                }
+                if *cause != NotSentCause::TooLate {
+                    return sending.met();
+                }
+                sending.missed();
+                // The slot may have gone by while a connection was opened: without this it would, every time.
+                drop(tokio::time::timeout(WARM_MAX, caller.warm(job.account())).await);
+            }
+            Sent::Unclear(_) | Sent::Answered(_) => {
+                sending.met();
+                if posted.left_by.is_none_or(|at| at > closes) {
+                    meter.late_send();
+                }
+                if let Some(waited) = waited {
+                    meter.first_post(waited);
+                }
+            }
+        }
     }
 
     async fn fence_admits(&self, job: &Slotted) -> bool {
@@ -387,20 +403,6 @@ impl<L: PlaceLedger, C: Caller, D: Desk, M: PlaceMeter> Desks<L, C, D, M> {
             }
             tokio::time::sleep(WRITE_AGAIN).await;
         }
-    }
-}
-
-/// How fast each account's provider answers at its fastest.
-#[derive(Debug, Default)]
-struct Fastest(Mutex<HashMap<AccountName, Duration>>);
-
-impl Fastest {
-    /// Learns from one answer; forgets slowly, for a provider may become slower.
-    fn learn(&self, account: &AccountName, took: Duration) -> Duration {
-        let mut fastest = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        let least = fastest.entry(account.clone()).or_insert(took);
-        *least = took.min(*least + *least / 64);
-        *least
     }
 }
 

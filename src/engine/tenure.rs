@@ -29,6 +29,11 @@ impl Tenure {
         if time.is_fresh(at) { time.read(at) } else { None }
     }
 
+    /// The same however long ago the database was last asked, if ever: for what has been, not for what may be done.
+    pub fn reckon(&self) -> Option<Reading> {
+        self.time.lock().unwrap_or_else(PoisonError::into_inner).read(clock::uptime())
+    }
+
     /// The moment, on this machine, from which a call may arrive: the slot has come for certain.
     pub fn opens(&self, slot: DateTime<Utc>) -> Option<Instant> {
         let reading = self.now()?;

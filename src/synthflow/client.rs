@@ -19,6 +19,7 @@ use crate::core::outcome::{
 };
 use crate::core::phone::E164;
 use crate::core::text::tidy;
+use crate::engine::place::Posted;
 use crate::failpoint::{self, Point};
 
 /// Of an answer to a list, at most this much is read.
@@ -114,8 +115,13 @@ impl Client {
 
     /// `POST /v2/calls`, exactly once, and not at all from `send_before` on: that is judged when a connection
     /// stands ready, right before the first byte.
-    pub async fn place(&self, call: &PlaceCall, send_before: Instant) -> Sent {
+    pub async fn place(&self, call: &PlaceCall, send_before: Instant) -> Posted {
         let gate = Gate::new(send_before);
+        let sent = self.place_through(&gate, call).await;
+        Posted { sent, left_by: gate.left_by() }
+    }
+
+    async fn place_through(&self, gate: &Gate, call: &PlaceCall) -> Sent {
         if gate.is_late() {
             return Sent::NotSent(NotSentCause::TooLate);
         }
@@ -133,7 +139,7 @@ impl Client {
                 let (body, _) = read_body(response, BODY_BYTES_MAX).await;
                 Sent::Answered(Answer { status, body, retry_after })
             }
-            Err(error) if gate.shut() => Sent::NotSent(not_sent(&gate, error)),
+            Err(error) if gate.shut() => Sent::NotSent(not_sent(gate, error)),
             Err(error) if error.is_timeout() => Sent::Unclear(UnclearCause::Timeout),
             Err(error) => Sent::Unclear(UnclearCause::Connection(chain(error))),
         }

@@ -1,13 +1,16 @@
-//! The last check before a request's first byte.
+//! The last check before a request's first byte, and the first look after its last.
 //!
 //! The HTTP library connects, waits for a free connection and only then asks for the body, before it writes
 //! anything: a small request is buffered whole (head and body) and written at once. So the body is where the deadline
 //! is judged, and whether it was handed over tells for certain whether the request can have left.
+//!
+//! Between that check and the write the process may be stopped. The library keeps the bytes that it was given, without a
+//! copy, until the connection has taken them; so the moment they are let go of is the one by which they had left.
 
 use std::fmt;
 use std::pin::Pin;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU8, Ordering};
+use std::sync::{Arc, OnceLock};
 use std::task::{Context, Poll};
 
 use bytes::Bytes;
@@ -31,11 +34,12 @@ pub struct Gate(Arc<State>);
 struct State {
     phase: AtomicU8,
     send_before: Instant,
+    left_by: OnceLock<Instant>,
 }
 
 impl Gate {
     pub fn new(send_before: Instant) -> Self {
-        Self(Arc::new(State { phase: AtomicU8::new(OPEN), send_before }))
+        Self(Arc::new(State { phase: AtomicU8::new(OPEN), send_before, left_by: OnceLock::new() }))
     }
 
     pub fn body(&self, bytes: Bytes) -> GatedBody {
@@ -45,6 +49,11 @@ impl Gate {
     /// Shuts the gate; true if nothing has passed it, ever.
     pub fn shut(&self) -> bool {
         self.leave_open_for(SHUT) != PASSED
+    }
+
+    /// When the last byte had left, if any has; later than it did by a moment at the most.
+    pub fn left_by(&self) -> Option<Instant> {
+        self.0.left_by.get().copied()
     }
 
     /// Whether the deadline has passed.
@@ -84,6 +93,25 @@ impl fmt::Display for GateShut {
 
 impl std::error::Error for GateShut {}
 
+/// The bytes in the library's hands.
+struct Leaving {
+    gate: Gate,
+    bytes: Bytes,
+}
+
+impl AsRef<[u8]> for Leaving {
+    fn as_ref(&self) -> &[u8] {
+        &self.bytes
+    }
+}
+
+impl Drop for Leaving {
+    fn drop(&mut self) {
+        // Once only: there is one body.
+        let _ = self.gate.0.left_by.set(clock::monotonic());
+    }
+}
+
 /// A request body that is handed over at most once, and only before the deadline.
 #[derive(Debug)]
 pub struct GatedBody {
@@ -100,7 +128,8 @@ impl Body for GatedBody {
         _cx: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, GateShut>>> {
         let Some(bytes) = self.bytes.take() else { return Poll::Ready(None) };
-        Poll::Ready(Some(self.gate.pass().map(|()| Frame::data(bytes))))
+        let leaving = || Leaving { gate: self.gate.clone(), bytes };
+        Poll::Ready(Some(self.gate.pass().map(|()| Frame::data(Bytes::from_owner(leaving())))))
     }
 
     fn is_end_stream(&self) -> bool {

@@ -122,7 +122,7 @@ fn call() -> PlaceCall {
 }
 
 async fn place(client: &Client) -> Sent {
-    client.place(&call(), clock::monotonic() + Duration::from_secs(60)).await
+    client.place(&call(), clock::monotonic() + Duration::from_secs(60)).await.sent
 }
 
 async fn place_at(then: Then) -> (Sent, Vec<String>) {
@@ -188,11 +188,39 @@ async fn past_its_deadline_nothing_is_sent_on_a_fresh_or_a_kept_connection() {
     let (base, requests) = server(answer("200 OK", "", "{}"));
     let client = client(&base);
     let late = client.place(&call(), clock::monotonic()).await;
-    assert_eq!(late, Sent::NotSent(NotSentCause::TooLate));
+    assert_eq!((late.sent, late.left_by), (Sent::NotSent(NotSentCause::TooLate), None));
     assert_eq!(answered(place(&client).await).status, 200);
     let late = client.place(&call(), clock::monotonic()).await;
-    assert_eq!(late, Sent::NotSent(NotSentCause::TooLate));
+    assert_eq!((late.sent, late.left_by), (Sent::NotSent(NotSentCause::TooLate), None));
     assert_eq!(requests.try_iter().count(), 1);
+}
+
+/// A request that the connection can't take whole, because the other side doesn't read.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_request_has_left_when_the_connection_has_taken_it() {
+    const LENGTH: usize = 32 << 20;
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let base = format!("http://{}/v2", listener.local_addr().unwrap());
+    let server = std::thread::spawn(move || {
+        let (mut stream, _) = listener.accept().unwrap();
+        // The first of it is here, the last can't have left.
+        stream.peek(&mut [0; 1]).unwrap();
+        let reads = clock::monotonic();
+        let (mut read, mut chunk) = (0, vec![0; 1 << 20]);
+        while read < LENGTH {
+            read += stream.read(&mut chunk).unwrap();
+        }
+        stream.write_all(b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n").unwrap();
+        reads
+    });
+    // It installs the TLS provider that the bare builder needs.
+    drop(client(&base));
+    let http = reqwest::Client::builder().no_proxy().tls_certs_only([]).build().unwrap();
+    let gate = super::gate::Gate::new(clock::monotonic() + Duration::from_secs(60));
+    let body = reqwest::Body::wrap(gate.body(vec![b'x'; LENGTH].into()));
+    http.post(format!("{base}/calls")).body(body).send().await.unwrap();
+    let reads = server.join().unwrap();
+    assert!(gate.left_by().is_some_and(|at| at >= reads), "{:?} {reads:?}", gate.left_by());
 }
 
 /// The gate's own part: a deadline that passes while the connection is being made.
@@ -207,6 +235,7 @@ async fn a_deadline_passed_while_connecting_stops_the_request_at_its_first_byte(
         http.post(format!("{base}/calls")).body(reqwest::Body::wrap(gate.body("x".into()))).send().await;
     assert!(sent.is_err());
     assert!(gate.shut(), "nothing passed");
+    assert_eq!(gate.left_by(), None);
     let _ = answered(place(&client).await);
     let seen: Vec<String> = requests.try_iter().collect();
     assert_eq!(seen.len(), 1, "only the second request was written: {seen:?}");

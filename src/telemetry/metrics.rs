@@ -135,7 +135,7 @@ metrics! {
         SecondsBuckets.new_metric();
     posts_in_flight: Gauge = "posts_in_flight", "POSTs under way", Gauge::default();
     late_sends: Counter = "late_sends",
-        "POSTs whose first byte left after the last check's deadline", Counter::default();
+        "POSTs whose last byte left after the last check's deadline, by whatever stopped the process in between", Counter::default();
     job_wait_seconds: Histogram = "job_wait_seconds",
         "From a job's receipt to the POST of its first attempt", Histogram::new(exponential_buckets(0.005, 4.0, 12));
 

@@ -162,7 +162,7 @@ async fn placed(side: &Side, attempts: &[Uuid]) {
             lead_email: None,
             lead_timezone: None,
         };
-        let sent = client.place(&call, clock::monotonic() + Duration::from_secs(5)).await;
+        let sent = client.place(&call, clock::monotonic() + Duration::from_secs(5)).await.sent;
         let PlaceOutcome::Placed { call_id } = judge(&sent, true).outcome else { panic!("{sent:?}") };
         call_ids.push(call_id.as_str().to_owned());
     }

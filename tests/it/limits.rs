@@ -88,12 +88,23 @@ async fn three_workers_on_ten_numbers_use_what_is_allowed_and_no_more() {
     assert_eq!(by(&posts, |post| post.phone.clone()).len(), posts.len(), "nobody is rung twice");
 }
 
+/// Answers that come at once, on the whole.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn the_allowance_of_a_second_is_used() {
+    allowance_of_a_second(Span { min: 1, max: 5 }).await;
+}
+
+/// Answers that vary by far more than the slack tell little of when their calls arrived.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn slow_and_uneven_answers_cost_no_allowance() {
+    allowance_of_a_second(Span { min: 200, max: 600 }).await;
+}
+
+async fn allowance_of_a_second(latency_ms: Span) {
     // Nine bursts at the most; eight of them only if a burst follows the last within 1.21 s.
     const STRETCH_US: u64 = 8_500_000;
     let windows = [(3, 1)];
-    let stage = Stage::new(sandbox_config(&numbers(10))).await;
+    let stage = Stage::new(SandboxConfig { latency_ms, ..sandbox_config(&numbers(10)) }).await;
     stage.route("per_second = 3", ANY_NUMBER).await;
     let workers = vec![stage.worker(&[]).await, stage.worker(&[]).await];
     stage.publish(&jobs("big", 1_000)).await;

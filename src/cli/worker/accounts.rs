@@ -25,7 +25,7 @@ use crate::engine::accounts::{AccountKeys, KeyWatch};
 use crate::engine::dispatch::AccountsHere;
 use crate::engine::ends::{EndsStage, EndsTerms};
 use crate::engine::pace::Pace;
-use crate::engine::place::{Caller, Desk};
+use crate::engine::place::{Caller, Desk, Posted};
 use crate::engine::pool::{PoolStage, PoolTerms, Reader, Recheck, RulesNow};
 use crate::engine::reconcile::ReconcileStage;
 use crate::store::stops::{self, CampaignTo};
@@ -213,12 +213,14 @@ impl Caller for Accounts {
         }
     }
 
-    async fn place(&self, account: &AccountName, call: &PlaceCall, send_before: Instant) -> Sent {
+    async fn place(&self, account: &AccountName, call: &PlaceCall, send_before: Instant) -> Posted {
         match self.accounts.get(account) {
-            Some(_) if self.dry_run => not_sent_at_all(call),
+            Some(_) if self.dry_run => {
+                Posted { sent: not_sent_at_all(call), left_by: Some(clock::monotonic()) }
+            }
             Some(here) => self.post(here, account, call, send_before).await,
             // Dispatch asks for nothing with an account that isn't here.
-            None => Sent::NotSent(NotSentCause::TooLate),
+            None => Posted { sent: Sent::NotSent(NotSentCause::TooLate), left_by: None },
         }
     }
 }
@@ -234,19 +236,19 @@ impl Accounts {
         account: &AccountName,
         call: &PlaceCall,
         send_before: Instant,
-    ) -> Sent {
+    ) -> Posted {
         let began = clock::monotonic();
         self.metrics.posts_in_flight.inc();
-        let sent = here.client.place(call, send_before).await;
+        let posted = here.client.place(call, send_before).await;
         self.metrics.posts_in_flight.dec();
-        let status = match &sent {
+        let status = match &posted.sent {
             Sent::Answered(answer) => Some(answer.status),
             Sent::Unclear(_) => None,
             // There was no POST.
-            Sent::NotSent(_) => return sent,
+            Sent::NotSent(_) => return posted,
         };
-        self.metrics.answer(account.as_str(), status, began.elapsed());
-        sent
+        self.metrics.answer(account.as_str(), status, posted.left_by.unwrap_or(began).elapsed());
+        posted
     }
 }
 

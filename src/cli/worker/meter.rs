@@ -86,6 +86,10 @@ impl PlaceMeter for Meter {
         self.metrics.unwritten_results.inc_by(if more { 1 } else { -1 });
     }
 
+    fn late_send(&self) {
+        self.metrics.late_sends.inc();
+    }
+
     fn violation(&self) {
         self.metrics.limit_violations.inc();
     }

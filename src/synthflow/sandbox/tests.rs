@@ -87,7 +87,7 @@ fn call(n: u32) -> PlaceCall {
 }
 
 async fn send(client: &Client, call: &PlaceCall) -> Sent {
-    client.place(call, clock::monotonic() + Duration::from_secs(60)).await
+    client.place(call, clock::monotonic() + Duration::from_secs(60)).await.sent
 }
 
 async fn place(client: &Client, call: &PlaceCall) -> Verdict {
