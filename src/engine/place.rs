@@ -7,6 +7,7 @@
 mod arrivals;
 mod pulse;
 mod settle;
+mod warmth;
 
 use std::future::Future;
 use std::sync::Arc;
@@ -21,6 +22,7 @@ use tokio_util::task::TaskTracker;
 
 use self::arrivals::Arrivals;
 use self::pulse::Pulse;
+use self::warmth::Warmth;
 use super::batch::Batcher;
 use super::dispatch::{Ready, Slotted};
 use super::fence::Fence;
@@ -46,8 +48,6 @@ const WRITE_AGAIN: Duration = Duration::from_millis(500);
 const RECHECK_AGAIN: Duration = Duration::from_secs(60);
 /// After the second fence has tripped.
 const TRIPPED: Duration = Duration::from_secs(1);
-/// A connection that takes longer to open is given up.
-const WARM_MAX: Duration = Duration::from_secs(6);
 /// An unreachable provider is tried again after this; the breaker holds the account meanwhile.
 const UNREACHABLE: Duration = Duration::from_secs(1);
 
@@ -131,6 +131,7 @@ struct Desks<L, C, D, M> {
     parts: Place<L, C, D, M>,
     fence: Fence,
     arrivals: Arrivals,
+    warmth: Warmth,
     leave: Batcher<Leave, Result<Authorised, LedgerError>>,
     release: Batcher<JobNo, Result<(), LedgerError>>,
     settle: Batcher<Settlement, Result<(), LedgerError>>,
@@ -153,6 +154,7 @@ impl<L: PlaceLedger, C: Caller, D: Desk, M: PlaceMeter> Place<L, C, D, M> {
             parts: self,
             fence: Fence::default(),
             arrivals: Arrivals::new(pulse),
+            warmth: Warmth::new(),
             leave,
             release,
             settle,
@@ -288,8 +290,8 @@ impl<L: PlaceLedger, C: Caller, D: Desk, M: PlaceMeter> Desks<L, C, D, M> {
         let received = job.reserved.received_at;
         let waited = tenure.now().filter(|_| first).map(|reading| (reading.now - received).to_std());
         drop(unsent);
-        let posted = self.parts.caller.place(job.account(), &call, closes).await;
-        self.note(job, &posted, closes, waited.map(Result::unwrap_or_default)).await;
+        let mut posted = self.parts.caller.place(job.account(), &call, closes).await;
+        self.note(job, &mut posted, closes, waited.map(Result::unwrap_or_default)).await;
         // A process that was stopped for long doesn't know the time well any more, but well enough for this.
         let now = self.parts.tenure.reckon();
         let arrived_by = now.and_then(|now| self.arrivals.late(job.account(), &posted, (slot, *slack), now));
@@ -297,7 +299,7 @@ impl<L: PlaceLedger, C: Caller, D: Desk, M: PlaceMeter> Desks<L, C, D, M> {
     }
 
     /// What a POST says beside what became of its call. `waited`: from the job's receipt, for its first POST.
-    async fn note(&self, job: &Slotted, posted: &Posted, closes: Instant, waited: Option<Duration>) {
+    async fn note(&self, job: &Slotted, posted: &mut Posted, closes: Instant, waited: Option<Duration>) {
         let Place { sending, meter, caller, .. } = &self.parts;
         match &posted.sent {
             Sent::NotSent(cause) => {
@@ -309,10 +311,13 @@ impl<L: PlaceLedger, C: Caller, D: Desk, M: PlaceMeter> Desks<L, C, D, M> {
                 }
                 sending.missed();
                 // The slot may have gone by while a connection was opened: without this it would, every time.
-                drop(tokio::time::timeout(WARM_MAX, caller.warm(job.account())).await);
+                if !self.warmth.missed(job.account(), caller.as_ref()).await {
+                    posted.sent = Sent::NotSent(NotSentCause::ConnectTimeout);
+                }
             }
             Sent::Unclear(_) | Sent::Answered(_) => {
                 sending.met();
+                self.warmth.sent(job.account());
                 if posted.left_by.is_none_or(|at| at > closes) {
                     meter.late_send();
                 }

@@ -11,6 +11,7 @@ mod commands;
 mod demo;
 mod ends;
 mod fairness;
+mod far;
 mod intake;
 mod limits;
 mod main_job;

@@ -2,6 +2,7 @@
 
 mod binary;
 mod figures;
+pub mod far;
 mod listener;
 mod proof;
 mod shared;
