@@ -29,5 +29,6 @@ mod seeded;
 mod servers;
 mod slots;
 mod starting;
+mod steps;
 mod stops;
 mod support;

@@ -3,6 +3,7 @@
 mod binary;
 mod figures;
 pub mod far;
+pub mod ledger;
 mod listener;
 mod proof;
 mod shared;

@@ -1,0 +1,232 @@
+//! The ledger's steps where something comes between them: a worker dies, rules change, a job is canceled.
+
+use std::time::Duration;
+
+use chrono::TimeDelta;
+use sqlx::{AssertSqlSafe, PgConnection, PgPool};
+use uuid::Uuid;
+
+use crate::support::ledger::{Limits, ground, leave, release, reserve, settle};
+use crate::support::{Database, database, eventually};
+
+const UNLIMITED: Limits = ([None; 4], None);
+/// Far more than a slot, so that nothing here is late by a slow machine.
+const PATIENT: TimeDelta = TimeDelta::minutes(10);
+
+struct Ledger {
+    db: PgPool,
+    _database: Database,
+}
+
+impl Ledger {
+    /// One campaign, and one number that makes five calls in a second and at once.
+    async fn new() -> Self {
+        let database = database().await;
+        let db = PgPool::connect(&database.url).await.unwrap();
+        ground(&db, UNLIMITED, &[UNLIMITED], &[([Some(5), None, None, None], Some(5))], 10).await;
+        Self { db, _database: database }
+    }
+
+    async fn run(&self, statement: &str) {
+        sqlx::query(AssertSqlSafe(statement.to_owned())).execute(&self.db).await.unwrap();
+    }
+
+    async fn text(&self, query: &str) -> Option<String> {
+        sqlx::query_scalar(AssertSqlSafe(format!("select ({query})::text")))
+            .fetch_one(&self.db)
+            .await
+            .unwrap()
+    }
+
+    async fn reserve(&self, jobs: &[i64]) {
+        let asks: Vec<_> = jobs.iter().map(|job| (*job, 0, 0)).collect();
+        assert!(reserve(&self.db, &asks).await.iter().all(|answer| answer.slot.is_some()));
+    }
+
+    /// The attempt of a job that gets leave.
+    async fn authorise(&self, job: i64) -> Uuid {
+        let (attempt, verdict) = leave(&self.db, PATIENT, &[job]).await.swap_remove(0);
+        assert_eq!(verdict, None);
+        attempt
+    }
+
+    async fn verdict(&self, job: i64) -> Option<String> {
+        leave(&self.db, PATIENT, &[job]).await.swap_remove(0).1
+    }
+
+    async fn take_over(&self) -> (i32, i32) {
+        sqlx::query_as("select released, unknown from outdial.take_over(interval '1 millisecond', null)")
+            .fetch_one(&self.db)
+            .await
+            .unwrap()
+    }
+
+    /// Where a job stands: its record's state and reason, and the tables that hold it.
+    async fn stands(&self, job: i64) -> String {
+        let query = format!(
+            "select concat_ws(' ', state, reason,
+                (select 'in work' from outdial.work w where w.job_no = j.job_no),
+                (select 'reserved' from outdial.reservations r where r.job_no = j.job_no),
+                (select 'live as ' || l.state from outdial.live l where l.job_no = j.job_no),
+                (select string_agg('tried: ' || a.state, ' ') from outdial.attempts a where a.job_no = j.job_no))
+             from outdial.jobs j where job_no = {job}"
+        );
+        self.text(&query).await.unwrap()
+    }
+
+    /// The number's calls at once, and its grants: by the head and by the log.
+    async fn held(&self) -> (i32, i64, i64) {
+        sqlx::query_as(
+            "select in_use, last_ordinal, (select count(*) from outdial.grants g where g.thing_no = l.thing_no)
+             from outdial.limits l where kind = 3",
+        )
+        .fetch_one(&self.db)
+        .await
+        .unwrap()
+    }
+
+    async fn die(&self) {
+        self.run("update outdial.workers set lease_until = clock_timestamp() - interval '1 second'").await;
+    }
+}
+
+/// Ends a job as a person does; gives which were ended.
+async fn cancel(db: impl sqlx::PgExecutor<'_>, job: i64) -> Vec<String> {
+    let query = "select job_id from outdial.cancel(array[$1], null)";
+    sqlx::query_scalar(query).bind(format!("j{job}")).fetch_all(db).await.unwrap()
+}
+
+#[tokio::test]
+async fn a_dead_workers_reservations_are_released_and_its_posts_unknown() {
+    let ledger = Ledger::new().await;
+    ledger.reserve(&[1, 2, 3]).await;
+    ledger.authorise(1).await;
+    let placed = ledger.authorise(2).await;
+    settle(&ledger.db, &[(placed, "placed", None)]).await;
+    assert_eq!(ledger.take_over().await, (0, 0), "the living are left alone");
+
+    ledger.die().await;
+    assert_eq!(ledger.take_over().await, (1, 1));
+    assert_eq!(ledger.stands(1).await, "dialing unconfirmed live as unknown tried: unknown");
+    assert_eq!(ledger.stands(2).await, "placed live as placed tried: placed");
+    assert_eq!(ledger.stands(3).await, "waiting in work");
+    // What may be ringing holds its place and its grant; what was never sent gives both back.
+    assert_eq!(ledger.held().await, (2, 2, 2));
+    assert_eq!(ledger.take_over().await, (0, 0), "once");
+
+    // The answer comes after all: evidence counts, whoever brings it.
+    let attempt: Uuid = sqlx::query_scalar("select attempt_id from outdial.live where job_no = 1")
+        .fetch_one(&ledger.db)
+        .await
+        .unwrap();
+    settle(&ledger.db, &[(attempt, "placed", None)]).await;
+    assert_eq!(ledger.stands(1).await, "placed live as placed tried: placed");
+    assert_eq!(ledger.held().await, (2, 2, 2));
+}
+
+/// A living worker may have lost them too: the answer to a reservation got lost, or what it wrote.
+#[tokio::test]
+async fn what_nobody_looks_after_any_more_is_taken_over_from_the_living() {
+    let ledger = Ledger::new().await;
+    ledger.reserve(&[1, 2, 3, 4]).await;
+    ledger.authorise(3).await;
+    ledger.authorise(4).await;
+    for (job, table, since, seconds) in [
+        (1, "reservations", "slot", 9),
+        (2, "reservations", "slot", 11),
+        (3, "live", "since", 118),
+        (4, "live", "since", 121),
+    ] {
+        let aged = format!("{since} = clock_timestamp() - interval '{seconds} seconds'");
+        ledger.run(&format!("update outdial.{table} set {aged} where job_no = {job}")).await;
+    }
+    assert_eq!(ledger.take_over().await, (1, 1));
+    assert_eq!(ledger.stands(1).await, "waiting reserved");
+    assert_eq!(ledger.stands(2).await, "waiting in work");
+    assert_eq!(ledger.stands(3).await, "dialing live as submitting tried: submitting");
+    assert_eq!(ledger.stands(4).await, "dialing unconfirmed live as unknown tried: unknown");
+    assert_eq!(ledger.held().await.0, 3, "calls at once");
+}
+
+#[tokio::test]
+async fn nothing_is_authorised_under_rules_that_were_replaced() {
+    let ledger = Ledger::new().await;
+    ledger.reserve(&[1]).await;
+    ledger.run("update outdial.control set routing_version = 2").await;
+    assert_eq!(ledger.verdict(1).await.as_deref(), Some("stale"));
+    assert_eq!(ledger.stands(1).await, "waiting reserved", "until it is handed back");
+    release(&ledger.db, &[1]).await;
+    assert_eq!(ledger.stands(1).await, "waiting in work");
+    assert_eq!(ledger.held().await, (0, 0, 0));
+    let asked = reserve(&ledger.db, &[(1, 0, 0)]).await;
+    assert_eq!(asked[0].refused.as_deref(), Some("stale"), "asked for under the old rules again");
+}
+
+#[tokio::test]
+async fn a_worker_whose_lease_ran_out_gets_no_leave_and_no_slot() {
+    let ledger = Ledger::new().await;
+    ledger.reserve(&[1]).await;
+    ledger.die().await;
+    assert_eq!(ledger.verdict(1).await.as_deref(), Some("fenced"));
+    assert_eq!(ledger.stands(1).await, "waiting reserved");
+    assert_eq!(reserve(&ledger.db, &[(2, 0, 0)]).await[0].refused.as_deref(), Some("stale"));
+    assert_eq!(ledger.take_over().await, (1, 0));
+    assert_eq!(ledger.verdict(1).await.as_deref(), Some("gone"), "taken over meanwhile");
+    assert_eq!(ledger.held().await, (0, 0, 0));
+}
+
+#[tokio::test]
+async fn a_job_that_was_canceled_is_not_dialed_and_one_in_flight_not_canceled() {
+    let ledger = Ledger::new().await;
+    ledger.reserve(&[1, 2, 3]).await;
+    assert_eq!(cancel(&ledger.db, 1).await, ["j1"], "a reservation is no hindrance");
+    assert_eq!(ledger.verdict(1).await.as_deref(), Some("gone"));
+    assert_eq!(ledger.stands(1).await, "canceled canceled");
+    assert_eq!(ledger.held().await, (2, 2, 2));
+
+    let (sent, unsent) = (ledger.authorise(2).await, ledger.authorise(3).await);
+    assert!(cancel(&ledger.db, 2).await.is_empty(), "it may be ringing");
+    settle(&ledger.db, &[(sent, "unknown", None), (unsent, "unsent", None)]).await;
+    assert!(cancel(&ledger.db, 2).await.is_empty(), "nobody knows whether it rang");
+    assert_eq!(ledger.stands(2).await, "dialing unconfirmed live as unknown tried: unknown");
+    assert_eq!(cancel(&ledger.db, 3).await, ["j3"], "it was never sent");
+    assert_eq!(ledger.stands(3).await, "canceled canceled");
+    assert_eq!(ledger.held().await, (1, 1, 1));
+}
+
+/// Both at the same moment: whichever commits first, the other sees it.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn cancel_and_leave_wait_for_each_other() {
+    let ledger = Ledger::new().await;
+    ledger.reserve(&[1, 2]).await;
+
+    let mut first = ledger.db.begin().await.unwrap();
+    assert_eq!(cancel(&mut *first, 1).await, ["j1"]);
+    let (verdict, ()) = tokio::join!(ledger.verdict(1), async {
+        waits(&ledger.db, "authorise").await;
+        first.commit().await.unwrap();
+    });
+    assert_eq!(verdict.as_deref(), Some("gone"));
+
+    let mut first = ledger.db.begin().await.unwrap();
+    let connection: &mut PgConnection = &mut first;
+    assert_eq!(leave(connection, PATIENT, &[2]).await[0].1, None);
+    let (canceled, ()) = tokio::join!(cancel(&ledger.db, 2), async {
+        waits(&ledger.db, "cancel").await;
+        first.commit().await.unwrap();
+    });
+    assert!(canceled.is_empty());
+    assert_eq!(ledger.stands(2).await, "dialing live as submitting tried: submitting");
+    assert_eq!(ledger.held().await, (1, 1, 1));
+}
+
+/// Until a step waits for a lock of another.
+async fn waits(db: &PgPool, step: &str) {
+    let query = "select count(*) from pg_stat_activity
+                 where datname = current_database() and wait_event_type = 'Lock' and query like '%outdial.' || $1 || '(%'";
+    eventually(Duration::from_secs(30), async || {
+        let waiting: i64 = sqlx::query_scalar(query).bind(step).fetch_one(db).await.unwrap();
+        (waiting == 1).then_some(())
+    })
+    .await;
+}
