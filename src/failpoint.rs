@@ -17,6 +17,8 @@ pub enum Point {
     AfterAuthorise,
     /// A call has leave, and no byte of it is sent.
     BeforePost,
+    /// The last check of its deadline is passed, and its bytes are to be written: nothing can be held up or lost here.
+    BeforeWrite,
     /// The provider's answer has been read, and what it means is to be written down.
     BeforeSettle,
     AfterSettle,

@@ -14,10 +14,12 @@ use std::sync::{Arc, OnceLock};
 use std::task::{Context, Poll};
 
 use bytes::Bytes;
+use futures_util::FutureExt;
 use http_body::{Body, Frame, SizeHint};
 use tokio::time::Instant;
 
 use crate::clock;
+use crate::failpoint::{self, Point};
 
 const OPEN: u8 = 0;
 /// The body was handed to the connection: the request may have left.
@@ -67,7 +69,10 @@ impl Gate {
             return Err(GateShut);
         }
         match self.leave_open_for(PASSED) {
-            PASSED => Ok(()),
+            PASSED => {
+                let _ = failpoint::at(Point::BeforeWrite).now_or_never();
+                Ok(())
+            }
             _ => Err(GateShut),
         }
     }

@@ -6,11 +6,12 @@ use std::time::Duration;
 use outdial::clock;
 use outdial::core::slots::{SlidingWindow, next_slots};
 use outdial::synthflow::sandbox::{LedgerEntry, SandboxConfig, Span};
+use rustix::process::Signal;
 
-use crate::support::Outdial;
 use crate::support::stage::{
     AGENT, ANY_NUMBER, Stage, job, jobs, most_in_window, number, numbers, sandbox_config,
 };
+use crate::support::{Figures, Outdial};
 
 /// For what takes a moment on a quiet machine.
 const SOON: Duration = Duration::from_secs(60);
@@ -154,6 +155,25 @@ async fn a_limit_that_is_lowered_or_raised_holds_at_once() {
         let most = most_in_window(arrivals, 1);
         assert!(most > 6, "{number} never made more than {most} calls in a second");
     }
+}
+
+/// A worker that is stopped right after its last look at the clock can't help sending late. It learns of it by the
+/// answer, counts it, and keeps its distance from when the call was really made.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_call_that_left_late_keeps_the_next_at_a_distance() {
+    let stage = Stage::new(sandbox_config(&numbers(1))).await;
+    stage.route("per_second = 1", ANY_NUMBER).await;
+    let worker = stage.worker(&[("OUTDIAL_FAILPOINT", "BeforeWrite:2=stop")]).await;
+    stage.publish(&jobs("big", 5)).await;
+    worker.line(SOON, "failpoint BeforeWrite").await;
+    // Far longer than the slack, and far shorter than its lease.
+    tokio::time::sleep(Duration::from_millis(600)).await;
+    worker.signal(Signal::CONT);
+    let posts = stage.posted(5, SOON).await;
+    let late = Figures::of(&worker).await.get("late_sends_total");
+    stop(vec![worker]).await;
+    holds(&by(&posts, from), &[(1, 1)]);
+    assert!((1.0..3.0).contains(&late), "{late} late");
 }
 
 /// Calls that last exactly one second, in real time.

@@ -1,8 +1,8 @@
 //! What the integration tests share: a server pair, databases, virtual hosts, the binary, and a way to wait.
 
 mod binary;
-mod figures;
 pub mod far;
+mod figures;
 pub mod ledger;
 mod listener;
 mod proof;
