@@ -1,11 +1,12 @@
 # `make demo` and `make test` need nothing but git, make, curl, a C compiler and Rust; the rest is installed if missing.
 CARGO ?= cargo
 
-.PHONY: demo test fmt lint check help
+.PHONY: demo test crash fmt lint check help
 
 help:
 	@echo 'make demo    the main job, start to end, on private servers'
 	@echo 'make test    every test, on private servers'
+	@echo 'make crash   the crash table, each row 200 times (CRASH_TIMES=n: n times)'
 	@echo 'make fmt     format the sources'
 	@echo 'make lint    formatting and clippy, warnings are errors'
 	@echo 'make check   compile everything, run nothing'
@@ -17,6 +18,12 @@ demo:
 test:
 	@deploy/local/install.sh
 	@deploy/local/with-tmp.sh $(CARGO) test --locked
+
+# Played as often as a rare interleaving needs; `make test` plays each row three times.
+CRASH_TIMES ?= 200
+crash:
+	@deploy/local/install.sh
+	@OUTDIAL_CRASH_TIMES=$(CRASH_TIMES) deploy/local/with-tmp.sh $(CARGO) test --locked --test it crash::
 
 fmt:
 	$(CARGO) fmt

@@ -19,7 +19,9 @@ pub enum Point {
     BeforePost,
     /// The last check of its deadline is passed, and its bytes are to be written: nothing can be held up or lost here.
     BeforeWrite,
-    /// The provider's answer has been read, and what it means is to be written down.
+    /// The provider's answer has been read.
+    AfterPost,
+    /// What became of a call is to be written down.
     BeforeSettle,
     AfterSettle,
     BeforeFinish,

@@ -16,7 +16,7 @@ pub struct Args {
     /// The sandbox's accounts, agents, limits and switches [default: those of config/sandbox.toml, built in]
     #[arg(long, value_name = "FILE")]
     config: Option<PathBuf>,
-    /// Append every POST received to this file, a line of JSON each
+    /// Append every POST received to this file, a line of JSON each; what it holds already is known again
     #[arg(long, value_name = "FILE")]
     ledger: Option<PathBuf>,
     /// In place of the configuration's seed
@@ -36,6 +36,7 @@ pub async fn run(args: Args, _context: &Context) -> Result<(), Failure> {
     tokio::select! {
         _ = tokio::signal::ctrl_c() => {}
         _ = terminate.recv() => {}
+        () = sandbox.died() => return Err(Failure::new("its table of faults told it to die, and so it does")),
     }
     let stats = sandbox.stats();
     sandbox.stop().await;

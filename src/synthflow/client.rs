@@ -137,6 +137,7 @@ impl Client {
                 let status = response.status().as_u16();
                 let retry_after = retry_after(response.headers());
                 let (body, _) = read_body(response, BODY_BYTES_MAX).await;
+                let _ = failpoint::at(Point::AfterPost).await;
                 Sent::Answered(Answer { status, body, retry_after })
             }
             Err(error) if gate.shut() => Sent::NotSent(not_sent(gate, error)),

@@ -39,9 +39,8 @@ impl Side {
             agents: vec![AgentConfig {
                 model_id: AGENT.into(),
                 name: "Acme outbound".into(),
-                account: "default".into(),
-                kind: "outbound".into(),
                 numbers: numbers.iter().map(|n| serde_json::from_value((*n).into()).unwrap()).collect(),
+                ..AgentConfig::default()
             }],
             ..SandboxConfig::default()
         };

@@ -160,9 +160,8 @@ pub fn sandbox() -> SandboxConfig {
     let agent = |model_id: &str, brand: &str| AgentConfig {
         model_id: model_id.to_owned(),
         name: format!("{brand} outbound"),
-        account: "default".to_owned(),
-        kind: "outbound".to_owned(),
         numbers: NUMBERS.iter().filter(|n| n.brand == brand).map(|n| n.number.into()).collect(),
+        ..AgentConfig::default()
     };
     let outcomes = [
         ("completed", 40),

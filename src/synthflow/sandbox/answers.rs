@@ -10,12 +10,19 @@ use super::script::Dice;
 #[derive(Debug)]
 pub struct Reply {
     pub status: u16,
-    /// `None`: an empty body.
-    pub body: Option<Value>,
+    pub body: Payload,
     pub retry_after_s: Option<u64>,
     /// Before it is sent.
     pub delay: Duration,
     pub delivery: Delivery,
+}
+
+#[derive(Debug)]
+pub enum Payload {
+    Nothing,
+    Json(Value),
+    /// A content type, and bytes that may be anything.
+    Raw(&'static str, Vec<u8>),
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -25,15 +32,28 @@ pub enum Delivery {
     Hang,
     /// The connection is closed without a byte.
     Close,
+    /// The same with a TCP reset.
+    Reset,
     /// The connection is closed in the middle of the body.
     Cut,
+    /// The sandbox ends, once the answer is out or instead of it.
+    Die {
+        answered: bool,
+    },
+}
+
+impl Delivery {
+    /// Whether the client gets to see the status.
+    pub fn answers(self) -> bool {
+        matches!(self, Self::Whole | Self::Cut | Self::Die { answered: true })
+    }
 }
 
 impl Reply {
     pub fn new(status: u16, body: Value) -> Self {
         Self {
             status,
-            body: Some(body),
+            body: Payload::Json(body),
             retry_after_s: None,
             delay: Duration::ZERO,
             delivery: Delivery::Whole,

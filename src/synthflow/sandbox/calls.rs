@@ -2,10 +2,24 @@
 
 use std::collections::{HashMap, VecDeque};
 
+use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value, json};
 
 use super::config::StatusKey;
+use super::faults::CallFate;
 use super::script::Script;
+
+/// What a call is beside the POST that it was made of.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct Made {
+    /// The caller ID of its record.
+    pub from: Option<String>,
+    /// When it began: microseconds since the ledger's start.
+    pub began_us: u64,
+    pub script: Script,
+    #[serde(default)]
+    pub fate: CallFate,
+}
 
 #[derive(Debug)]
 pub struct Call {
@@ -13,28 +27,33 @@ pub struct Call {
     pub model_id: String,
     pub name: String,
     pub phone: String,
-    pub from: Option<String>,
     pub variables: Map<String, Value>,
-    /// Real microseconds since the sandbox's start, and the same as milliseconds since 1970.
+    /// Real microseconds since the ledger's start, and the same as milliseconds since 1970.
     pub received_us: u64,
     pub received_wall_ms: i64,
-    /// The calls' own time at which it began, and how it goes from there.
+    /// The calls' own time at which it began; its script says how it goes from there.
     pub began_ms: f64,
-    pub script: Script,
     pub redacted: bool,
+    /// Of the POST, for the webhook.
+    pub webhook_url: Option<String>,
+    pub made: Made,
 }
 
 impl Call {
     pub fn status(&self, now_ms: f64) -> &str {
-        self.script.status_at(now_ms - self.began_ms)
+        self.made.script.status_at(now_ms - self.began_ms)
+    }
+
+    pub fn ends_ms(&self) -> f64 {
+        self.began_ms + self.made.script.ends_at_ms
     }
 
     pub fn has_ended(&self, now_ms: f64) -> bool {
-        now_ms >= self.began_ms + self.script.ends_at_ms
+        now_ms >= self.ends_ms()
     }
 
     pub fn duration_s(&self, now_ms: f64) -> Option<u64> {
-        self.has_ended(now_ms).then(|| self.script.duration_s())
+        self.has_ended(now_ms).then(|| self.made.script.duration_s())
     }
 
     /// As a list tells it: numbers as strings, nulls, no custom variables.
@@ -48,13 +67,13 @@ impl Call {
             "name": hidden(&self.name),
             "lead_name": hidden(&self.name),
             "lead_phone_number": hidden(&self.phone),
-            "agent_phone_number": self.from,
-            "phone_number_from": self.from,
+            "agent_phone_number": self.made.from,
+            "phone_number_from": self.made.from,
             "phone_number_to": hidden(&self.phone),
             "start_time": self.received_wall_ms.to_string(),
             "duration": self.duration_s(now_ms).map(|s| s.to_string()),
-            "end_call_reason": ended.then_some(self.script.end.reason),
-            "error_message": self.script.end.error.filter(|_| ended),
+            "end_call_reason": ended.then_some(&self.made.script.end.reason),
+            "error_message": self.made.script.end.error.as_ref().filter(|_| ended),
             "type_of_call": "outbound",
             "timezone": null,
             "recording_url": self.recording_url(now_ms),
@@ -80,7 +99,7 @@ impl Call {
         record
     }
 
-    fn recording_url(&self, now_ms: f64) -> Option<String> {
+    pub fn recording_url(&self, now_ms: f64) -> Option<String> {
         let spoken = self.duration_s(now_ms).is_some_and(|s| s > 0);
         spoken.then(|| format!("https://recordings.invalid/{}.mp3", self.call_id))
     }
@@ -109,6 +128,9 @@ pub struct Wanted {
     pub duration_min_s: Option<u64>,
     pub duration_max_s: Option<u64>,
     pub only_ended: bool,
+    /// Real microseconds: now, and how long after its POST a call is in no list.
+    pub now_us: u64,
+    pub lag_us: u64,
 }
 
 impl Calls {
@@ -152,7 +174,7 @@ impl Calls {
         }
     }
 
-    fn at(&self, ordinal: u64) -> Option<&Call> {
+    pub fn at(&self, ordinal: u64) -> Option<&Call> {
         self.kept.get(ordinal.checked_sub(self.first)? as usize)
     }
 
@@ -174,7 +196,7 @@ impl Calls {
 
     /// Every call kept, with the calls' own time at which it ends.
     pub fn ends(&self) -> impl Iterator<Item = (&str, f64)> {
-        self.kept.iter().map(|call| (call.call_id.as_str(), call.began_ms + call.script.ends_at_ms))
+        self.kept.iter().map(|call| (call.call_id.as_str(), call.ends_ms()))
     }
 
     /// Ends every call that is going on, now.
@@ -182,8 +204,8 @@ impl Calls {
         let live = self.kept.iter_mut().filter(|call| !call.has_ended(now_ms));
         live.map(|call| {
             let age_ms = (now_ms - call.began_ms).max(0.0);
-            call.script.ends_at_ms = age_ms;
-            call.script.answered_at_ms = call.script.answered_at_ms.min(age_ms);
+            call.made.script.ends_at_ms = age_ms;
+            call.made.script.answered_at_ms = call.made.script.answered_at_ms.min(age_ms);
         })
         .count()
     }
@@ -192,7 +214,9 @@ impl Calls {
 impl Wanted {
     fn matches(&self, call: &Call, now_ms: f64) -> bool {
         let duration_s = || call.duration_s(now_ms).unwrap_or(0);
-        self.status.as_deref().is_none_or(|status| call.status(now_ms) == status)
+        let lag_us = self.lag_us.max(call.made.fate.list_lag_ms * 1000);
+        self.now_us >= call.received_us + lag_us
+            && self.status.as_deref().is_none_or(|status| call.status(now_ms) == status)
             // A workspace that redacts has nothing left to compare with.
             && self.phone.as_deref().is_none_or(|phone| !call.redacted && call.phone == phone)
             && self.duration_min_s.is_none_or(|min| duration_s() >= min)

@@ -4,6 +4,9 @@ use std::collections::{BTreeMap, HashSet};
 
 use serde::{Deserialize, Serialize};
 
+use super::faults::{Fault, check_faults};
+use super::webhooks::check_url;
+
 /// The sample, which is also what runs where no file is named.
 const SAMPLE: &str = include_str!("../../../config/sandbox.toml");
 
@@ -22,6 +25,10 @@ pub struct SandboxConfig {
     pub calls_max: usize,
     pub script: ScriptConfig,
     pub guesses: Guesses,
+    pub webhooks: WebhookConfig,
+    /// Decided for each request; none: it all goes well.
+    #[serde(rename = "fault")]
+    pub faults: Vec<Fault>,
     #[serde(rename = "account")]
     pub accounts: Vec<AccountConfig>,
     #[serde(rename = "agent")]
@@ -38,6 +45,8 @@ impl Default for SandboxConfig {
             calls_max: 500_000,
             script: ScriptConfig::default(),
             guesses: Guesses::default(),
+            webhooks: WebhookConfig::default(),
+            faults: Vec::new(),
             accounts: Vec::new(),
             agents: Vec::new(),
         }
@@ -101,6 +110,8 @@ pub struct Guesses {
     pub variables_object: bool,
     /// Until then, a look-up of a call placed just now answers 404 (real milliseconds).
     pub fresh_call_404_ms: u64,
+    /// Until then, no list tells of a call placed just now (real milliseconds).
+    pub list_lag_ms: u64,
     pub list_order: ListOrder,
     /// Whether a list tells of a call from the start, or only once it has ended.
     pub list_only_ended: bool,
@@ -127,6 +138,7 @@ impl Default for Guesses {
             bad_phone: BadNumber::Reject400,
             variables_object: true,
             fresh_call_404_ms: 0,
+            list_lag_ms: 0,
             list_order: ListOrder::NewestFirst,
             list_only_ended: false,
             eta: false,
@@ -164,6 +176,37 @@ pub enum StatusKey {
     CallStatus,
 }
 
+/// How the webhooks of ended calls are sent, to agents that have a URL for them.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct WebhookConfig {
+    /// The header that carries the signature.
+    pub header: String,
+    /// Whether `call` names the caller ID (`phone_number_from`).
+    pub caller: bool,
+    /// On their way at the same time.
+    pub concurrent_max: usize,
+    /// For one to be answered.
+    pub timeout_ms: u64,
+    /// Waiting for their time; above it they are dropped, and recorded so.
+    pub waiting_max: usize,
+    /// Kept of what was sent; the oldest go first.
+    pub memory_max: usize,
+}
+
+impl Default for WebhookConfig {
+    fn default() -> Self {
+        Self {
+            header: "synthflow-signature".to_owned(),
+            caller: true,
+            concurrent_max: 16,
+            timeout_ms: 5_000,
+            waiting_max: 100_000,
+            memory_max: 200_000,
+        }
+    }
+}
+
 /// A workspace with its key.
 #[derive(Debug, Clone, Default, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -185,6 +228,9 @@ pub struct AccountConfig {
     /// Whether lists and records leave out names and phones.
     #[serde(default)]
     pub redact_pii: bool,
+    /// Signs its webhooks; absent: they carry no signature.
+    #[serde(default)]
+    pub webhook_secret: Option<String>,
 }
 
 #[derive(Debug, Clone, Serialize, Deserialize)]
@@ -200,6 +246,22 @@ pub struct AgentConfig {
     /// The pool: `"+1…"`, or `{ number = "+1…", sid = "PN…", slug = "1…" }`.
     #[serde(default)]
     pub numbers: Vec<NumberConfig>,
+    /// Where the webhooks of its calls go, on loopback; absent: nowhere. A POST's own goes before it.
+    #[serde(default)]
+    pub external_webhook_url: Option<String>,
+}
+
+impl Default for AgentConfig {
+    fn default() -> Self {
+        Self {
+            model_id: String::new(),
+            name: String::new(),
+            account: default_account(),
+            kind: default_kind(),
+            numbers: Vec::new(),
+            external_webhook_url: None,
+        }
+    }
 }
 
 fn default_account() -> String {
@@ -279,9 +341,21 @@ impl SandboxConfig {
         if self.script.outcomes.values().all(|&weight| weight == 0) {
             fault("script.outcomes: give at least one status a weight above 0".to_owned());
         }
+        if reqwest::header::HeaderName::from_bytes(self.webhooks.header.as_bytes()).is_err() {
+            fault(format!("webhooks.header: {:?} is no name of a header", self.webhooks.header));
+        }
+        if !(1..=1_000).contains(&self.webhooks.concurrent_max) || self.webhooks.timeout_ms == 0 {
+            fault("webhooks: give concurrent_max 1 to 1000, and timeout_ms at least 1".to_owned());
+        }
+        check_faults(&self.faults).unwrap_or_else(|texts| texts.into_iter().for_each(&mut fault));
         if self.accounts.is_empty() {
             fault("no [[account]]: give at least one, with name and key".to_owned());
         }
+        self.check_accounts(&mut fault);
+        if faults.is_empty() { Ok(()) } else { Err(ConfigFaults(faults)) }
+    }
+
+    fn check_accounts(&self, fault: &mut impl FnMut(String)) {
         let (mut names, mut keys, mut agents) = (HashSet::new(), HashSet::new(), HashSet::new());
         for account in &self.accounts {
             if account.key.is_empty() || !keys.insert(&account.key) {
@@ -295,10 +369,12 @@ impl SandboxConfig {
             if !names.contains(agent.account.as_str()) {
                 fault(format!("agent {:?}: there is no account {:?}", agent.model_id, agent.account));
             }
+            if let Err(text) = agent.external_webhook_url.as_deref().map_or(Ok(()), check_url) {
+                fault(format!("agent {:?}: external_webhook_url: {text}", agent.model_id));
+            }
             if !agents.insert(&agent.model_id) {
                 fault(format!("agent {:?} is there twice", agent.model_id));
             }
         }
-        if faults.is_empty() { Ok(()) } else { Err(ConfigFaults(faults)) }
     }
 }

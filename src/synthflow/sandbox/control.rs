@@ -1,88 +1,10 @@
 //! What a test may do to a running sandbox, in process or under `/sandbox/`.
 
 use serde::{Deserialize, Serialize};
-use serde_json::Value;
 
 use super::config::{Guesses, NumberConfig, Span};
+use super::faults::{Fault, FaultTable, check_faults};
 use super::world::{Agent, World};
-
-/// What happens to the next POSTs instead of the usual.
-#[derive(Debug, Clone, Serialize, Deserialize)]
-pub struct Override {
-    /// For so many POSTs that fit.
-    #[serde(default = "one")]
-    pub count: u32,
-    #[serde(default)]
-    pub model_id: Option<String>,
-    #[serde(default)]
-    pub phone: Option<String>,
-    #[serde(default)]
-    pub from_phone_number: Option<String>,
-    /// Whether a call is made of it none the less, whatever is answered.
-    #[serde(default)]
-    pub place: bool,
-    #[serde(default)]
-    pub delay_ms: u64,
-    #[serde(flatten)]
-    pub action: Action,
-}
-
-fn one() -> u32 {
-    1
-}
-
-#[derive(Debug, Clone, Serialize, Deserialize)]
-#[serde(tag = "action", rename_all = "snake_case")]
-pub enum Action {
-    /// The usual answer, only later.
-    AsUsual,
-    Answer {
-        status: u16,
-        /// Absent: a `detail` object.
-        #[serde(default)]
-        body: Option<Value>,
-        #[serde(default)]
-        retry_after_s: Option<u64>,
-    },
-    /// A status without a body.
-    Empty { status: u16 },
-    /// No answer while the client waits.
-    Hang,
-    /// The connection is closed without an answer.
-    Close,
-    /// The usual answer, broken off in its body.
-    Cut,
-}
-
-impl Override {
-    /// The next `count` POSTs, whoever they are for; no call is made of them.
-    pub fn next(count: u32, action: Action) -> Self {
-        Self {
-            count,
-            model_id: None,
-            phone: None,
-            from_phone_number: None,
-            place: false,
-            delay_ms: 0,
-            action,
-        }
-    }
-
-    /// The same, but the call is made.
-    pub fn but_place(mut self) -> Self {
-        self.place = true;
-        self
-    }
-
-    pub fn fits(&self, body: &Value) -> bool {
-        let same = |wanted: &Option<String>, field: &str| {
-            wanted.as_deref().is_none_or(|wanted| body.get(field).and_then(Value::as_str) == Some(wanted))
-        };
-        same(&self.model_id, "model_id")
-            && same(&self.phone, "phone")
-            && same(&self.from_phone_number, "from_phone_number")
-    }
-}
 
 /// A change of an account; what is absent stays.
 #[derive(Debug, Clone, Default, Serialize, Deserialize)]
@@ -96,6 +18,9 @@ pub struct AccountChange {
     #[serde(deserialize_with = "given")]
     pub concurrent_calls: Option<Option<u32>>,
     pub redact_pii: Option<bool>,
+    /// `null`: webhooks are not signed.
+    #[serde(deserialize_with = "given")]
+    pub webhook_secret: Option<Option<String>>,
 }
 
 /// Tells a `null` from an absent key.
@@ -122,6 +47,9 @@ pub struct Stats {
     pub posts: u64,
     pub calls: u64,
     pub live_calls: usize,
+    /// Webhooks that were sent, or dropped by a fault, and those that wait for their time or are on their way.
+    pub webhooks: u64,
+    pub webhooks_waiting: usize,
 }
 
 impl World {
@@ -132,6 +60,7 @@ impl World {
         config.calls_per_second = change.calls_per_second.unwrap_or(config.calls_per_second);
         config.concurrent_calls = change.concurrent_calls.unwrap_or(config.concurrent_calls);
         config.redact_pii = change.redact_pii.unwrap_or(config.redact_pii);
+        config.webhook_secret = change.webhook_secret.unwrap_or_else(|| config.webhook_secret.clone());
         account.key_valid = change.key_valid.unwrap_or(account.key_valid);
         Ok(())
     }
@@ -151,6 +80,7 @@ impl World {
             name: model_id.to_owned(),
             kind: "outbound".to_owned(),
             pool: Vec::new(),
+            webhook: None,
         });
         agent.pool = numbers;
         Ok(())
@@ -168,9 +98,17 @@ impl World {
         config.check().map_err(|faults| faults.to_string())?;
         if config.time_scale != self.config.time_scale {
             self.timeline.rescale(config.time_scale);
+            self.webhooks.changed();
         }
         self.config = config;
         self.assistant_status = change.assistant_status.unwrap_or(self.assistant_status);
+        Ok(())
+    }
+
+    /// Replaces the table of faults; its time begins now. Err: what is wrong with it, and nothing is changed.
+    pub fn set_faults(&mut self, entries: Vec<Fault>) -> Result<(), String> {
+        check_faults(&entries).map_err(|faults| faults.join("\n"))?;
+        self.faults = FaultTable { entries, since_us: self.timeline.now_us() };
         Ok(())
     }
 
@@ -180,6 +118,8 @@ impl World {
             posts: self.ledger.received(),
             calls: self.calls.next_ordinal(),
             live_calls: self.accounts.values_mut().map(|account| account.live_calls(now_ms)).sum(),
+            webhooks: self.webhooks.recorded(),
+            webhooks_waiting: self.webhooks.outstanding(),
         }
     }
 }

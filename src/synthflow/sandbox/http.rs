@@ -1,39 +1,39 @@
-//! The routes: the vendor's under /v2, the tests' under /sandbox.
+//! The vendor's routes, under /v2, and how a reply goes out.
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use axum::Router;
 use axum::body::{Body, Bytes};
-use axum::extract::{ConnectInfo, DefaultBodyLimit, Json, Path, Query, Request, State};
+use axum::extract::{ConnectInfo, DefaultBodyLimit, FromRequestParts, Json, Path, Query, Request, State};
+use axum::http::request::Parts;
 use axum::http::{HeaderMap, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use axum::routing::{delete, get, post, put};
-use serde::Deserialize;
-use serde_json::{Value, json};
+use serde_json::json;
 use tokio_util::sync::CancellationToken;
 
-use super::answers::{Delivery, Reply};
-use super::config::NumberConfig;
-use super::control::{AccountChange, Override, SettingsChange};
+use super::answers::{Delivery, Payload, Reply};
+use super::faults::On;
 use super::wire::Line;
 use super::world::World;
-use super::{place, read};
+use super::{control_http, place, read};
 
 /// Far above any body that is a call.
 const BODY_BYTES_MAX: usize = 1 << 20;
-/// Of one page of the ledger.
-const LEDGER_PAGE: usize = 10_000;
 
 #[derive(Debug)]
 pub struct Shared {
     world: Mutex<World>,
     pub stop: CancellationToken,
+    /// A fault has ended the sandbox; it has stopped, too.
+    pub dead: CancellationToken,
 }
 
 impl Shared {
-    pub fn new(world: World, stop: CancellationToken) -> Self {
-        Self { world: Mutex::new(world), stop }
+    pub fn new(world: World) -> Self {
+        let dead = CancellationToken::new();
+        Self { world: Mutex::new(world), stop: dead.child_token(), dead }
     }
 
     /// Held for moments only, never across an await.
@@ -42,7 +42,7 @@ impl Shared {
     }
 }
 
-type Sandbox = State<Arc<Shared>>;
+pub type Sandbox = State<Arc<Shared>>;
 
 pub fn routes(shared: Arc<Shared>) -> Router {
     let vendor = Router::new()
@@ -54,17 +54,9 @@ pub fn routes(shared: Arc<Shared>) -> Router {
         .route("/assistants/{model_id}/phone_numbers", put(attach))
         .route("/assistants/{model_id}/phone_numbers/{slug}", delete(detach))
         .route("/numbers", get(list_numbers));
-    let control = Router::new()
-        .route("/ledger", get(ledger))
-        .route("/stats", get(async |State(s): Sandbox| Json(s.world().stats())))
-        .route("/overrides", post(add_override).delete(clear_overrides))
-        .route("/accounts/{name}", put(change_account))
-        .route("/agents/{model_id}", put(set_pool).delete(remove_agent))
-        .route("/settings", put(change_settings))
-        .route("/calls/end", post(end_calls));
     Router::new()
         .nest("/v2", vendor)
-        .nest("/sandbox", control)
+        .nest("/sandbox", control_http::routes())
         .fallback(async || (StatusCode::NOT_FOUND, Json(json!({ "detail": "Not Found" }))))
         .layer(DefaultBodyLimit::max(BODY_BYTES_MAX))
         .with_state(shared)
@@ -83,33 +75,54 @@ async fn place_call(
     let at_us = line.read_at_us();
     let (head, body) = request.into_parts();
     let Ok(body) = axum::body::to_bytes(body, BODY_BYTES_MAX).await else {
-        return send(Reply::field(&["body"], "the body is too long or was cut off"));
+        return whole(Reply::field(&["body"], "the body is too long or was cut off"));
     };
-    let mut reply = place::receive(&mut shared.world(), at_us, key_of(&head.headers), &body);
-    let delay = std::mem::take(&mut reply.delay);
-    if !delay.is_zero() {
-        tokio::time::sleep(delay).await;
+    let reply = {
+        let mut world = shared.world();
+        if shared.dead.is_cancelled() {
+            line.cut();
+            return StatusCode::SERVICE_UNAVAILABLE.into_response();
+        }
+        place::receive(&mut world, at_us, key_of(&head.headers), &body)
+    };
+    send(&shared, &line, reply).await
+}
+
+/// The reply on its way, late and bent as it may be.
+async fn send(shared: &Shared, line: &Line, reply: Reply) -> Response {
+    if !reply.delay.is_zero()
+        && shared.stop.run_until_cancelled(tokio::time::sleep(reply.delay)).await.is_none()
+    {
+        line.cut();
     }
     match reply.delivery {
-        Delivery::Whole => send(reply),
-        Delivery::Cut => cut_off(reply),
-        Delivery::Close => {
-            line.cut();
-            send(reply)
-        }
+        Delivery::Whole => {}
+        Delivery::Cut => return cut_off(reply),
+        Delivery::Close => line.cut(),
+        Delivery::Reset => line.reset(),
         Delivery::Hang => {
             shared.stop.cancelled().await;
             line.cut();
-            send(reply)
+        }
+        Delivery::Die { answered: true } => line.die_of_next_answer(),
+        Delivery::Die { answered: false } => {
+            line.reset();
+            shared.dead.cancel();
         }
     }
+    whole(reply)
 }
 
-fn send(reply: Reply) -> Response {
-    let status = StatusCode::from_u16(reply.status).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
+fn status_of(reply: &Reply) -> StatusCode {
+    StatusCode::from_u16(reply.status).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR)
+}
+
+fn whole(reply: Reply) -> Response {
+    let status = status_of(&reply);
     let mut response = match reply.body {
-        Some(body) => (status, Json(body)).into_response(),
-        None => status.into_response(),
+        Payload::Json(body) => (status, Json(body)).into_response(),
+        Payload::Raw(kind, bytes) => (status, [(header::CONTENT_TYPE, kind)], bytes).into_response(),
+        Payload::Nothing => status.into_response(),
     };
     if let Some(seconds) = reply.retry_after_s {
         response.headers_mut().insert(header::RETRY_AFTER, seconds.into());
@@ -119,7 +132,12 @@ fn send(reply: Reply) -> Response {
 
 /// The head, the first bytes of the body, and then nothing.
 fn cut_off(reply: Reply) -> Response {
-    let whole = reply.body.unwrap_or_default().to_string().into_bytes();
+    let status = status_of(&reply);
+    let whole = match reply.body {
+        Payload::Json(body) => body.to_string().into_bytes(),
+        Payload::Raw(_, bytes) => bytes,
+        Payload::Nothing => b"{}".to_vec(),
+    };
     let half = Bytes::copy_from_slice(&whole[..whole.len() / 2]);
     let parts = futures_util::stream::unfold(Some(half), async |rest| match rest {
         Some(half) => Some((Ok(half), None)),
@@ -129,7 +147,6 @@ fn cut_off(reply: Reply) -> Response {
             Some((Err(std::io::Error::from(std::io::ErrorKind::ConnectionReset)), None))
         }
     });
-    let status = StatusCode::from_u16(reply.status).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
     let headers = [
         (header::CONTENT_TYPE, "application/json".to_owned()),
         (header::CONTENT_LENGTH, whole.len().to_string()),
@@ -137,148 +154,70 @@ fn cut_off(reply: Reply) -> Response {
     (status, headers, Body::from_stream(parts)).into_response()
 }
 
-/// Everything else under /v2: knows the key, or answers 401.
-async fn with_account(
-    shared: &Shared,
-    headers: &HeaderMap,
-    answer: impl FnOnce(&mut World, &str) -> Result<Reply, Reply>,
-) -> Response {
-    let (reply, delay) = {
-        let mut world = shared.world();
-        let account = key_of(headers).and_then(|key| world.account_of_key(key)).map(str::to_owned);
-        let reply = match account {
-            Some(account) => answer(&mut world, &account).unwrap_or_else(|error| error),
-            None => Reply::unknown_key(&mut world.dice()),
+/// Who asks, and over which connection.
+struct Caller {
+    line: Line,
+    key: Option<String>,
+    shared: Arc<Shared>,
+}
+
+impl FromRequestParts<Arc<Shared>> for Caller {
+    type Rejection = Response;
+
+    async fn from_request_parts(parts: &mut Parts, shared: &Arc<Shared>) -> Result<Self, Response> {
+        let line = ConnectInfo::<Line>::from_request_parts(parts, shared).await;
+        let ConnectInfo(line) = line.map_err(IntoResponse::into_response)?;
+        Ok(Self { line, key: key_of(&parts.headers).map(str::to_owned), shared: shared.clone() })
+    }
+}
+
+impl Caller {
+    /// Everything under /v2 but the placing of calls: knows the key, or answers 401.
+    async fn answer(self, on: On, answer: impl FnOnce(&mut World, &str) -> Result<Reply, Reply>) -> Response {
+        let reply = {
+            let mut world = self.shared.world();
+            let mut fate = world.fate_of_next(on);
+            let account = self.key.as_deref().and_then(|key| world.account_of_key(key)).map(str::to_owned);
+            let mut reply = match account {
+                Some(_) if fate.bend.as_ref().is_some_and(|bend| !bend.place) => Reply::ok(),
+                Some(account) => answer(&mut world, &account).unwrap_or_else(|error| error),
+                None => Reply::unknown_key(&mut world.dice()),
+            };
+            if let Some(bend) = fate.bend {
+                bend.apply(&mut reply, &mut fate.dice);
+            }
+            let usual = world.config.latency_ms;
+            reply.delay += fate.delay + Duration::from_micros((world.dice().within(usual) * 1000.0) as u64);
+            reply
         };
-        let latency = world.config.latency_ms;
-        (reply, world.dice().within(latency))
-    };
-    if delay > 0.0 {
-        tokio::time::sleep(Duration::from_micros((delay * 1000.0) as u64)).await;
-    }
-    send(reply)
-}
-
-async fn list_calls(
-    State(shared): Sandbox,
-    Query(query): Query<read::Query>,
-    headers: HeaderMap,
-) -> Response {
-    with_account(&shared, &headers, |world, account| read::list_calls(world, account, &query)).await
-}
-
-async fn get_call(State(shared): Sandbox, Path(call_id): Path<String>, headers: HeaderMap) -> Response {
-    with_account(&shared, &headers, |world, account| read::get_call(world, account, &call_id)).await
-}
-
-async fn list_assistants(
-    State(shared): Sandbox,
-    Query(query): Query<read::Query>,
-    headers: HeaderMap,
-) -> Response {
-    with_account(&shared, &headers, |world, account| read::list_assistants(world, account, &query)).await
-}
-
-async fn get_assistant(State(shared): Sandbox, Path(model_id): Path<String>, headers: HeaderMap) -> Response {
-    with_account(&shared, &headers, |world, account| read::get_assistant(world, account, &model_id)).await
-}
-
-async fn attach(
-    State(shared): Sandbox,
-    Path(model_id): Path<String>,
-    headers: HeaderMap,
-    body: Bytes,
-) -> Response {
-    with_account(&shared, &headers, |world, account| read::attach(world, account, &model_id, &body)).await
-}
-
-async fn detach(
-    State(shared): Sandbox,
-    Path((model_id, slug)): Path<(String, String)>,
-    headers: HeaderMap,
-) -> Response {
-    with_account(&shared, &headers, |world, account| read::detach(world, account, &model_id, &slug)).await
-}
-
-async fn list_numbers(
-    State(shared): Sandbox,
-    Query(query): Query<read::Query>,
-    headers: HeaderMap,
-) -> Response {
-    with_account(&shared, &headers, |world, account| read::list_numbers(world, account, &query)).await
-}
-
-#[derive(Deserialize)]
-struct LedgerPage {
-    #[serde(default)]
-    after: u64,
-    limit: Option<usize>,
-}
-
-/// NDJSON, in order; ask again with `after` = the last `seq` until nothing comes.
-async fn ledger(State(shared): Sandbox, Query(page): Query<LedgerPage>) -> Response {
-    let entries = shared.world().ledger.after(page.after, page.limit.unwrap_or(LEDGER_PAGE).min(LEDGER_PAGE));
-    let mut lines = Vec::new();
-    for entry in entries {
-        if serde_json::to_writer(&mut lines, &*entry).is_err() {
-            return StatusCode::INTERNAL_SERVER_ERROR.into_response();
-        }
-        lines.push(b'\n');
-    }
-    ([(header::CONTENT_TYPE, "application/x-ndjson")], lines).into_response()
-}
-
-fn done(result: Result<(), String>) -> Response {
-    match result {
-        Ok(()) => Json(json!({ "status": "ok" })).into_response(),
-        Err(error) => (StatusCode::BAD_REQUEST, Json(json!({ "error": error }))).into_response(),
+        send(&self.shared, &self.line, reply).await
     }
 }
 
-async fn add_override(State(shared): Sandbox, Json(wanted): Json<Override>) -> Response {
-    shared.world().overrides.push_back(wanted);
-    done(Ok(()))
+async fn list_calls(caller: Caller, Query(query): Query<read::Query>) -> Response {
+    caller.answer(On::List, |world, account| read::list_calls(world, account, &query)).await
 }
 
-async fn clear_overrides(State(shared): Sandbox) -> Response {
-    shared.world().overrides.clear();
-    done(Ok(()))
+async fn get_call(caller: Caller, Path(call_id): Path<String>) -> Response {
+    caller.answer(On::Record, |world, account| read::get_call(world, account, &call_id)).await
 }
 
-async fn change_account(
-    State(shared): Sandbox,
-    Path(name): Path<String>,
-    Json(change): Json<AccountChange>,
-) -> Response {
-    done(shared.world().change_account(&name, change))
+async fn list_assistants(caller: Caller, Query(query): Query<read::Query>) -> Response {
+    caller.answer(On::Agent, |world, account| read::list_assistants(world, account, &query)).await
 }
 
-#[derive(Deserialize)]
-#[serde(deny_unknown_fields)]
-struct NewPool {
-    #[serde(default)]
-    account: Option<String>,
-    numbers: Vec<NumberConfig>,
+async fn get_assistant(caller: Caller, Path(model_id): Path<String>) -> Response {
+    caller.answer(On::Agent, |world, account| read::get_assistant(world, account, &model_id)).await
 }
 
-async fn set_pool(
-    State(shared): Sandbox,
-    Path(model_id): Path<String>,
-    Json(pool): Json<NewPool>,
-) -> Response {
-    let account = pool.account.as_deref().unwrap_or("default");
-    done(shared.world().set_pool(account, &model_id, pool.numbers))
+async fn attach(caller: Caller, Path(model_id): Path<String>, body: Bytes) -> Response {
+    caller.answer(On::Agent, |world, account| read::attach(world, account, &model_id, &body)).await
 }
 
-async fn remove_agent(State(shared): Sandbox, Path(model_id): Path<String>) -> Response {
-    let removed = shared.world().remove_agent(&model_id);
-    done(if removed { Ok(()) } else { Err(format!("there is no agent {model_id:?}")) })
+async fn detach(caller: Caller, Path((model_id, slug)): Path<(String, String)>) -> Response {
+    caller.answer(On::Agent, |world, account| read::detach(world, account, &model_id, &slug)).await
 }
 
-async fn change_settings(State(shared): Sandbox, Json(change): Json<SettingsChange>) -> Response {
-    done(shared.world().change_settings(change))
-}
-
-async fn end_calls(State(shared): Sandbox) -> Json<Value> {
-    Json(json!({ "ended": shared.world().end_all_calls() }))
+async fn list_numbers(caller: Caller, Query(query): Query<read::Query>) -> Response {
+    caller.answer(On::Agent, |world, account| read::list_numbers(world, account, &query)).await
 }

@@ -6,17 +6,23 @@
 //! Architecture invariant: nothing here uses `crate::core` or the client.
 
 mod answers;
+mod bend;
 mod calls;
 mod config;
 mod control;
+mod control_http;
+mod deliver;
+mod faults;
 mod http;
 mod ledger;
 mod place;
 mod read;
+mod resume;
 mod script;
 #[cfg(test)]
 mod tests;
 mod timeline;
+mod webhooks;
 mod wire;
 mod world;
 
@@ -26,18 +32,19 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
-use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
+pub use bend::{Action, Override};
 pub use config::{
     AccountConfig, AgentConfig, BadNumber, ConfigFaults, Guesses, ListOrder, NumberConfig, SandboxConfig,
-    ScriptConfig, Span, StatusKey,
+    ScriptConfig, Span, StatusKey, WebhookConfig,
 };
-pub use control::{AccountChange, Action, Override, SettingsChange, Stats};
+pub use control::{AccountChange, SettingsChange, Stats};
+pub use faults::{Delay, Fault, FaultKind, On};
 pub use ledger::LedgerEntry;
+pub use webhooks::{SentWebhook, WebhookKind};
 
 use http::Shared;
-use ledger::Ledger;
 use wire::{Line, Listener};
 use world::World;
 
@@ -56,15 +63,17 @@ pub enum SandboxError {
         "the sandbox can't listen on {address}: {error}; is another one running? --listen names another port"
     )]
     Listen { address: SocketAddr, error: std::io::Error },
-    #[error("the ledger {path:?} can't be written: {error}")]
+    #[error("the ledger {path:?} can't be read or written: {error}")]
     Ledger { path: PathBuf, error: std::io::Error },
+    #[error("no HTTP client for webhooks can be set up: {0}")]
+    Webhooks(#[from] reqwest::Error),
 }
 
 /// Where it listens and what it keeps.
 #[derive(Debug, Clone)]
 pub struct SandboxOptions {
     pub listen: SocketAddr,
-    /// Every ledger entry is appended to it as a line of JSON.
+    /// Every ledger entry is appended to it as a line of JSON; what it holds already is known again.
     pub ledger_file: Option<PathBuf>,
 }
 
@@ -94,10 +103,11 @@ impl Sandbox {
         if !options.listen.ip().is_loopback() {
             return Err(SandboxError::NotLoopback(options.listen));
         }
-        let ledger =
-            Ledger::new(config.ledger_memory_max, options.ledger_file.as_deref()).map_err(|error| {
-                SandboxError::Ledger { path: options.ledger_file.clone().unwrap_or_default(), error }
-            })?;
+        let http = deliver::client(&config.webhooks)?;
+        let mut world = World::new(config);
+        if let Some(path) = options.ledger_file {
+            world.resume(&path).map_err(|error| SandboxError::Ledger { path, error })?;
+        }
         let listen = async {
             let inner = tokio::net::TcpListener::bind(options.listen).await?;
             Ok((inner.local_addr()?, inner))
@@ -105,10 +115,10 @@ impl Sandbox {
         let (address, inner) =
             listen.await.map_err(|error| SandboxError::Listen { address: options.listen, error })?;
 
-        let world = World::new(config, ledger);
-        let listener = Listener { inner, origin: world.timeline.origin() };
-        let stop = CancellationToken::new();
-        let shared = Arc::new(Shared::new(world, stop.clone()));
+        let origin = world.timeline.origin();
+        let shared = Arc::new(Shared::new(world));
+        let listener = Listener { inner, origin, dead: shared.dead.clone() };
+        let stop = shared.stop.clone();
         let app = http::routes(shared.clone()).into_make_service_with_connect_info::<Line>();
         let tasks = TaskTracker::new();
         tasks.spawn(async move {
@@ -117,6 +127,7 @@ impl Sandbox {
                 tracing::error!(%error, "sandbox: serving ended");
             }
         });
+        tasks.spawn(deliver::run(shared.clone(), http, tasks.clone()));
         tasks.close();
         Ok(Self { address, shared, tasks })
     }
@@ -139,7 +150,7 @@ impl Sandbox {
         self.shared.world().ledger.after(seq, usize::MAX)
     }
 
-    /// When each call ends, in microseconds since the sandbox's start (as `mono_us` in the ledger), by call id; for
+    /// When each call ends, in microseconds since the ledger's start (as `mono_us` in the ledger), by call id; for
     /// those made since `time_scale` was last changed.
     pub fn call_ends_us(&self) -> HashMap<String, u64> {
         let world = self.shared.world();
@@ -158,6 +169,26 @@ impl Sandbox {
 
     pub fn clear_overrides(&self) {
         self.shared.world().overrides.clear();
+    }
+
+    /// Replaces the table of faults; its time begins now. Err: what is wrong with it, and nothing is changed.
+    pub fn set_faults(&self, faults: Vec<Fault>) -> Result<(), String> {
+        self.shared.world().set_faults(faults)
+    }
+
+    /// Gives an agent a URL for webhooks (or none), and sends the vendor's test there. Err: what is wrong.
+    pub fn register_webhook(&self, model_id: &str, url: Option<&str>) -> Result<(), String> {
+        self.shared.world().register_webhook(model_id, url.map(str::to_owned))
+    }
+
+    /// Every webhook sent or dropped so far, in the order in which they were done with (those still in memory).
+    pub fn webhooks(&self) -> Vec<Arc<SentWebhook>> {
+        self.shared.world().webhooks.sent_after(0, usize::MAX)
+    }
+
+    /// Until a fault has ended the sandbox: from then on it reads nothing, answers nothing and places nothing.
+    pub async fn died(&self) {
+        self.shared.dead.cancelled().await;
     }
 
     /// Err: there is no such account.

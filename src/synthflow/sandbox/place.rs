@@ -4,24 +4,25 @@ use std::time::Duration;
 
 use serde_json::{Map, Value, json};
 
-use super::answers::{Delivery, Reply};
-use super::calls::Call;
+use super::answers::Reply;
+use super::bend::{Action, Override};
+use super::calls::{Call, Made};
 use super::config::BadNumber;
-use super::control::{Action, Override};
+use super::faults::{CallFate, On};
 use super::ledger::LedgerEntry;
-use super::script::Script;
+use super::script::{Dice, Script};
 use super::world::World;
 
-/// The reply, with the word for the ledger and the call that was made, if one was.
+/// The reply, with the word for the ledger and the call that was made (its id first), if one was.
 struct Decision {
     reply: Reply,
     why: &'static str,
-    call_id: Option<String>,
+    call: Option<(String, Made)>,
 }
 
 impl Decision {
     fn refused(reply: Reply, why: &'static str) -> Self {
-        Self { reply, why, call_id: None }
+        Self { reply, why, call: None }
     }
 }
 
@@ -32,6 +33,7 @@ struct Asked {
     name: String,
     from: Option<String>,
     variables: Map<String, Value>,
+    webhook_url: Option<String>,
 }
 
 /// Decides on one POST and writes it to the ledger. `at_us`: when its bytes were read.
@@ -39,15 +41,27 @@ pub fn receive(world: &mut World, at_us: u64, key: Option<&str>, body: &[u8]) ->
     let json: Value =
         serde_json::from_slice(body).unwrap_or_else(|_| String::from_utf8_lossy(body).into_owned().into());
     let account = key.and_then(|key| world.account_of_key(key)).map(str::to_owned);
+    let seq = world.ledger.next_seq();
+    let mut fate = world.faults.fate(world.config.seed, On::Post, seq, at_us);
+    let wish = Override::take(&mut world.overrides, &json);
+    let overridden = wish.as_ref().is_some_and(|wish| wish.action != Action::AsUsual);
+    if let Some(wish) = wish {
+        wish.decide(&mut fate);
+    }
 
-    let decision = match take_override(world, &json) {
-        Some(wanted) => overridden(world, &wanted, account.as_deref(), at_us, &json),
-        None => decide(world, account.as_deref(), at_us, &json),
+    let mut decision = match &fate.bend {
+        Some(bend) if !bend.place => Decision::refused(Reply::ok(), "fault"),
+        _ => decide(world, account.as_deref(), at_us, &json, &fate.call),
     };
+    let faults = fate.struck(decision.call.is_some());
+    if let Some(bend) = fate.bend.filter(|bend| bend.action != Action::AsUsual) {
+        bend.apply(&mut decision.reply, &mut fate.dice);
+        decision.why = if overridden { "override" } else { "fault" };
+    }
+    let Decision { mut reply, why, call } = decision;
     let text = |field: &str| json.get(field).and_then(Value::as_str).map(str::to_owned);
-    let answered = matches!(decision.reply.delivery, Delivery::Whole | Delivery::Cut);
     let entry = LedgerEntry {
-        seq: 0,
+        seq,
         mono_us: at_us,
         at_us: world.timeline.wall_us(at_us),
         account,
@@ -55,15 +69,16 @@ pub fn receive(world: &mut World, at_us: u64, key: Option<&str>, body: &[u8]) ->
         phone: text("phone"),
         from_phone_number: text("from_phone_number"),
         attempt_id: attempt_id(&json),
-        status: answered.then_some(decision.reply.status),
-        call_id: decision.call_id,
-        why: decision.why.to_owned(),
+        status: reply.delivery.answers().then_some(reply.status),
+        call_id: call.as_ref().map(|(call_id, _)| call_id.clone()),
+        placed: call.as_ref().is_some_and(|(_, made)| made.script.dialed),
+        why: why.to_owned(),
+        faults,
         body: json,
     };
-    world.ledger.append(entry);
-    let mut reply = decision.reply;
-    let latency = world.config.latency_ms;
-    reply.delay += Duration::from_micros((world.dice().within(latency) * 1000.0) as u64);
+    world.ledger.append(entry, call.as_ref().map(|(_, made)| made));
+    let usual = Dice::new(world.config.seed ^ 0x1A7E, seq).within(world.config.latency_ms);
+    reply.delay += fate.delay + Duration::from_micros((usual * 1000.0) as u64);
     reply
 }
 
@@ -72,64 +87,11 @@ fn attempt_id(body: &Value) -> Option<String> {
     variables.get("outdial_attempt_id").and_then(Value::as_str).map(str::to_owned)
 }
 
-/// The first override that fits; used up by one.
-fn take_override(world: &mut World, body: &Value) -> Option<Override> {
-    let index = world.overrides.iter().position(|o| o.fits(body))?;
-    let found = world.overrides.get_mut(index)?;
-    let wanted = found.clone();
-    found.count = found.count.saturating_sub(1);
-    if found.count == 0 {
-        world.overrides.remove(index);
-    }
-    Some(wanted)
-}
-
-fn overridden(
-    world: &mut World,
-    wanted: &Override,
-    account: Option<&str>,
-    at_us: u64,
-    body: &Value,
-) -> Decision {
-    let mut decision = Decision::refused(Reply::ok(), "override");
-    if wanted.place {
-        decision = decide(world, account, at_us, body);
-        decision.why = "override";
-    }
-    let reply = &mut decision.reply;
-    reply.delay += Duration::from_millis(wanted.delay_ms);
-    match &wanted.action {
-        Action::AsUsual if wanted.place => {}
-        Action::AsUsual => {
-            let delay = reply.delay;
-            decision = decide(world, account, at_us, body);
-            decision.reply.delay += delay;
-        }
-        Action::Answer { status, body, retry_after_s } => {
-            reply.status = *status;
-            reply.retry_after_s = *retry_after_s;
-            reply.body = match body {
-                Some(body) => Some(body.clone()),
-                None => Reply::error(*status, "As the test asked for.", &mut world.dice()).body,
-            };
-        }
-        Action::Empty { status } => {
-            reply.status = *status;
-            reply.body = None;
-        }
-        Action::Hang => reply.delivery = Delivery::Hang,
-        Action::Close => reply.delivery = Delivery::Close,
-        Action::Cut => reply.delivery = Delivery::Cut,
-    }
-    decision
-}
-
-fn decide(world: &mut World, account: Option<&str>, at_us: u64, body: &Value) -> Decision {
+fn decide(world: &mut World, account: Option<&str>, at_us: u64, body: &Value, fate: &CallFate) -> Decision {
     let Some(account) = account else {
         return Decision::refused(Reply::unknown_key(&mut world.dice()), "unknown_key");
     };
     let guesses = world.config.guesses.clone();
-    let now_ms = world.timeline.call_ms(at_us);
     let caps =
         world.accounts.get_mut(account).is_some_and(|a| a.admits_at(at_us, guesses.caps_count_refused));
     if !caps {
@@ -173,19 +135,14 @@ fn decide(world: &mut World, account: Option<&str>, at_us: u64, body: &Value) ->
         None if guesses.no_number_queues => Script::stuck(),
         None => Script::failed("Telephony - 400 - No phone number attached"),
     });
-    accept(world, account, at_us, now_ms, asked, from, script)
+    let from =
+        if fate.other_caller { Some(world.other_caller(&asked.model_id, from.as_deref())) } else { from };
+    accept(world, account, at_us, asked, Made { from, began_us: at_us, script, fate: fate.clone() })
 }
 
 /// The last gate: concurrency. Past it the call exists.
-fn accept(
-    world: &mut World,
-    account: &str,
-    at_us: u64,
-    now_ms: f64,
-    asked: Asked,
-    from: Option<String>,
-    script: Script,
-) -> Decision {
+fn accept(world: &mut World, account: &str, at_us: u64, asked: Asked, mut made: Made) -> Decision {
+    let now_ms = world.timeline.call_ms(at_us);
     let patience = Duration::from_millis(world.config.guesses.concurrency_wait_ms);
     let Some(room) = world.accounts.get_mut(account) else {
         return Decision::refused(Reply::unknown_key(&mut world.dice()), "unknown_key");
@@ -195,42 +152,32 @@ fn accept(
     if wait_ms > 0.0 && wait > patience {
         return too_many(world, "Concurrency limit reached.", "concurrency");
     }
+    made.began_us = at_us + wait.as_micros() as u64;
     let began_ms = now_ms + wait_ms;
-    room.occupy(began_ms + script.ends_at_ms, wait_ms > 0.0);
+    room.occupy(began_ms + made.script.ends_at_ms, wait_ms > 0.0);
     let redacted = room.config.redact_pii;
-
-    let mut dice = world.dice();
-    let (high, low) = (dice.next(), dice.next());
-    let call_id = format!(
-        "{:08x}-{:04x}-{:04x}-{:04x}-{:012x}",
-        high >> 32,
-        (high >> 16) & 0xffff,
-        high & 0xffff,
-        low >> 48,
-        low & 0xffff_ffff_ffff,
-    );
-    // Two requests may have been read in one order and come here in the other.
-    let received_wall_ms = (world.timeline.wall_us(at_us) / 1000).max(world.calls.last_wall_ms());
-    world.calls.push(Call {
+    let call_id = world.next_call_id();
+    world.know(Call {
         call_id: call_id.clone(),
         model_id: asked.model_id,
         name: asked.name,
         phone: asked.phone,
-        from,
         variables: asked.variables,
         received_us: at_us,
-        received_wall_ms,
+        received_wall_ms: world.timeline.wall_us(at_us) / 1000,
         began_ms,
-        script,
         redacted,
+        webhook_url: asked.webhook_url,
+        made: made.clone(),
     });
+    world.lie_about_last_call();
     let mut response = json!({ "answer": "ok", "call_id": call_id });
     if world.config.guesses.eta {
         response["eta"] = json!(3);
     }
     let mut reply = Reply::new(200, json!({ "status": "success", "response": response }));
     reply.delay = wait;
-    Decision { reply, why: "accepted", call_id: Some(call_id) }
+    Decision { reply, why: "accepted", call: Some((call_id, made)) }
 }
 
 fn too_many(world: &mut World, description: &str, why: &'static str) -> Decision {
@@ -270,10 +217,11 @@ fn read(body: &Value, variables_object: bool) -> Result<Asked, Box<Reply>> {
         }
     }
     let [model_id, phone, name] = <[String; 3]>::try_from(required).unwrap_or_default();
-    Ok(Asked { model_id, phone, name, from, variables })
+    let webhook_url = body.get("external_webhook_url").and_then(Value::as_str).map(str::to_owned);
+    Ok(Asked { model_id, phone, name, from, variables, webhook_url })
 }
 
-fn variables_of(value: &Value, object_too: bool) -> Option<Map<String, Value>> {
+pub fn variables_of(value: &Value, object_too: bool) -> Option<Map<String, Value>> {
     match value {
         Value::Array(pairs) => pairs
             .iter()

@@ -45,8 +45,10 @@ pub fn list_calls(world: &mut World, account: &str, query: &Query) -> Result<Rep
         duration_min_s: integer(query, "duration_min")?,
         duration_max_s: integer(query, "duration_max")?,
         only_ended: world.config.guesses.list_only_ended,
+        now_us: world.timeline.now_us(),
+        lag_us: world.config.guesses.list_lag_ms * 1000,
     };
-    let now_ms = world.timeline.call_ms(world.timeline.now_us());
+    let now_ms = world.timeline.call_ms(wanted.now_us);
     let found = match world.agent_of(account, model_id) {
         Some(_) => world.calls.wanted(&wanted, now_ms),
         None => Vec::new(),
@@ -63,13 +65,13 @@ pub fn list_calls(world: &mut World, account: &str, query: &Query) -> Result<Rep
 pub fn get_call(world: &mut World, account: &str, call_id: &str) -> Result<Reply, Reply> {
     let now_us = world.timeline.now_us();
     let now_ms = world.timeline.call_ms(now_us);
-    let fresh_us = world.config.guesses.fresh_call_404_ms * 1000;
+    let fresh_ms = world.config.guesses.fresh_call_404_ms;
     let status_key = world.config.guesses.record_status_key;
     let known = world
         .calls
         .get(call_id)
         .filter(|call| world.agent_of(account, &call.model_id).is_some())
-        .filter(|call| now_us >= call.received_us + fresh_us);
+        .filter(|call| now_us >= call.received_us + fresh_ms.max(call.made.fate.fresh_404_ms) * 1000);
     match known {
         Some(call) => Ok(Reply::response(json!({ "calls": [call.record(now_ms, status_key)] }))),
         None => Err(Reply::error(404, "Call not found.", &mut world.dice())),

@@ -1,23 +1,37 @@
 //! How the n-th call goes: decided by the seed and n alone.
 
+use std::borrow::Cow;
+
+use serde::{Deserialize, Deserializer, Serialize};
+
 use super::config::{ScriptConfig, Span};
 
 /// In the call's own milliseconds from its start.
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Script {
+    #[serde(deserialize_with = "or_never")]
     pub rings_at_ms: f64,
     /// The answer, or the end of the ringing.
+    #[serde(deserialize_with = "or_never")]
     pub answered_at_ms: f64,
     /// Infinite for a call that never leaves the queue.
+    #[serde(deserialize_with = "or_never")]
     pub ends_at_ms: f64,
     pub end: Ending,
+    /// Whether somebody's phone rings.
+    pub dialed: bool,
 }
 
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Ending {
     pub status: String,
-    pub reason: &'static str,
-    pub error: Option<&'static str>,
+    pub reason: Cow<'static, str>,
+    pub error: Option<Cow<'static, str>>,
+}
+
+/// JSON has no infinity: it is written as `null`.
+fn or_never<'de, D: Deserializer<'de>>(from: D) -> Result<f64, D::Error> {
+    Ok(Option::deserialize(from)?.unwrap_or(f64::INFINITY))
 }
 
 impl Script {
@@ -58,7 +72,8 @@ impl Script {
             rings_at_ms,
             answered_at_ms,
             ends_at_ms: answered_at_ms + talk_ms,
-            end: Ending { status, reason, error },
+            end: Ending { status, reason: reason.into(), error: error.map(Cow::from) },
+            dialed: true,
         }
     }
 
@@ -68,7 +83,8 @@ impl Script {
             rings_at_ms: 0.0,
             answered_at_ms: 0.0,
             ends_at_ms: 0.0,
-            end: Ending { status: "failed".to_owned(), reason: "error", error: Some(error) },
+            end: Ending { status: "failed".to_owned(), reason: "error".into(), error: Some(error.into()) },
+            dialed: false,
         }
     }
 
@@ -128,8 +144,13 @@ impl Dice {
     }
 
     /// 0 to `n` − 1.
-    fn below(&mut self, n: u64) -> u64 {
+    pub fn below(&mut self, n: u64) -> u64 {
         self.next() % n
+    }
+
+    /// From 0 up to 1, which it never is.
+    pub fn unit(&mut self) -> f64 {
+        (self.next() >> 11) as f64 / (1u64 << 53) as f64
     }
 
     pub fn within(&mut self, span: Span) -> f64 {

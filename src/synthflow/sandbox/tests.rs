@@ -4,8 +4,11 @@
 
 mod calls;
 mod control;
+mod death;
+mod faults;
 mod ledger;
 mod reads;
+mod webhooks;
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -36,9 +39,8 @@ fn config() -> SandboxConfig {
         agents: vec![AgentConfig {
             model_id: AGENT.into(),
             name: "Acme".into(),
-            account: "default".into(),
-            kind: "outbound".into(),
             numbers: vec![FROM.into()],
+            ..AgentConfig::default()
         }],
         ..SandboxConfig::default()
     }

@@ -28,6 +28,14 @@ impl Timeline {
         }
     }
 
+    /// As if it had run on since `start_wall_us` (microseconds since 1970), and at least for `past_us`.
+    pub fn resume(scale: f64, start_wall_us: i64, past_us: u64) -> Self {
+        let now = Self::start(scale);
+        let since_us = now.start_wall_us.saturating_sub(start_wall_us).max(0) as u64;
+        let ago = Duration::from_micros(since_us.max(past_us));
+        Self { start: now.start.checked_sub(ago).unwrap_or(now.start), start_wall_us, ..now }
+    }
+
     pub fn origin(&self) -> Instant {
         self.start
     }
@@ -40,6 +48,16 @@ impl Timeline {
     /// Microseconds since 1970 of a real moment.
     pub fn wall_us(&self, at_us: u64) -> i64 {
         self.start_wall_us.saturating_add_unsigned(at_us)
+    }
+
+    /// The moment it all began, which no other run shares.
+    pub fn start_wall_us(&self) -> i64 {
+        self.start_wall_us
+    }
+
+    /// When a moment of it is on the runtime's clock.
+    pub fn instant(&self, at_us: u64) -> Instant {
+        self.start + Duration::from_micros(at_us)
     }
 
     /// The calls' own time at a real moment, in milliseconds.

@@ -4,7 +4,7 @@ use std::io;
 use std::net::SocketAddr;
 use std::pin::Pin;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU8, AtomicU64, Ordering};
 use std::task::{Context, Poll};
 use std::time::Duration;
 
@@ -13,6 +13,7 @@ use axum::serve::IncomingStream;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
 
 use super::timeline::micros_since;
 
@@ -20,6 +21,8 @@ use super::timeline::micros_since;
 pub struct Listener {
     pub inner: TcpListener,
     pub origin: Instant,
+    /// The sandbox's death: from then on nothing is read or written.
+    pub dead: CancellationToken,
 }
 
 impl axum::serve::Listener for Listener {
@@ -30,7 +33,8 @@ impl axum::serve::Listener for Listener {
         loop {
             if let Ok((stream, address)) = self.inner.accept().await {
                 let _ = stream.set_nodelay(true);
-                return (Connection { stream, origin: self.origin, line: Line::default() }, address);
+                let line = Line::default();
+                return (Connection { stream, origin: self.origin, dead: self.dead.clone(), line }, address);
             }
             // Out of file descriptors, most likely: they come back as connections end.
             tokio::time::sleep(Duration::from_millis(20)).await;
@@ -42,6 +46,16 @@ impl axum::serve::Listener for Listener {
     }
 }
 
+// How a connection ends; 0 as long as nobody has said.
+
+/// Nothing more is written, and the connection is closed.
+const CUT: u8 = 1;
+/// The same, with a reset.
+const RESET: u8 = 2;
+/// The sandbox dies of the next answer.
+const LAST_ANSWER: u8 = 3;
+const LAST_ANSWER_WRITTEN: u8 = 4;
+
 /// What a handler sees of its connection.
 #[derive(Debug, Clone, Default)]
 pub struct Line(Arc<LineState>);
@@ -49,7 +63,7 @@ pub struct Line(Arc<LineState>);
 #[derive(Debug, Default)]
 struct LineState {
     read_at_us: AtomicU64,
-    cut: AtomicBool,
+    end: AtomicU8,
 }
 
 impl Line {
@@ -60,7 +74,25 @@ impl Line {
 
     /// Nothing more is written.
     pub fn cut(&self) {
-        self.0.cut.store(true, Ordering::Relaxed);
+        self.end_with(CUT);
+    }
+
+    /// The same, and the other side sees a reset.
+    pub fn reset(&self) {
+        self.end_with(RESET);
+    }
+
+    /// Once the answer that is given now is out, the sandbox is dead.
+    pub fn die_of_next_answer(&self) {
+        self.end_with(LAST_ANSWER);
+    }
+
+    fn end_with(&self, end: u8) {
+        self.0.end.store(end, Ordering::Relaxed);
+    }
+
+    fn end(&self) -> u8 {
+        self.0.end.load(Ordering::Relaxed)
     }
 }
 
@@ -74,7 +106,21 @@ impl Connected<IncomingStream<'_, Listener>> for Line {
 pub struct Connection {
     stream: TcpStream,
     origin: Instant,
+    dead: CancellationToken,
     line: Line,
+}
+
+impl Connection {
+    fn may_go_on(&self) -> io::Result<()> {
+        let end = self.line.end();
+        if end == RESET {
+            self.stream.set_zero_linger()?;
+        }
+        if end == RESET || end == CUT || self.dead.is_cancelled() {
+            return Err(io::ErrorKind::ConnectionReset.into());
+        }
+        Ok(())
+    }
 }
 
 impl AsyncRead for Connection {
@@ -83,6 +129,7 @@ impl AsyncRead for Connection {
         cx: &mut Context<'_>,
         buf: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
+        self.may_go_on()?;
         let before = buf.filled().len();
         let polled = Pin::new(&mut self.stream).poll_read(cx, buf);
         if polled.is_ready() && buf.filled().len() > before {
@@ -94,14 +141,20 @@ impl AsyncRead for Connection {
 
 impl AsyncWrite for Connection {
     fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
-        if self.line.0.cut.load(Ordering::Relaxed) {
-            return Poll::Ready(Err(io::ErrorKind::ConnectionReset.into()));
+        self.may_go_on()?;
+        let polled = Pin::new(&mut self.stream).poll_write(cx, bytes);
+        if matches!(polled, Poll::Ready(Ok(_))) && self.line.end() == LAST_ANSWER {
+            self.line.end_with(LAST_ANSWER_WRITTEN);
         }
-        Pin::new(&mut self.stream).poll_write(cx, bytes)
+        polled
     }
 
     fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.stream).poll_flush(cx)
+        let polled = Pin::new(&mut self.stream).poll_flush(cx);
+        if matches!(polled, Poll::Ready(Ok(()))) && self.line.end() == LAST_ANSWER_WRITTEN {
+            self.dead.cancel();
+        }
+        polled
     }
 
     fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {

@@ -3,12 +3,14 @@
 use std::cmp::Reverse;
 use std::collections::{BinaryHeap, HashMap, VecDeque};
 
-use super::calls::Calls;
+use super::bend::Override;
+use super::calls::{Call, Calls};
 use super::config::{AccountConfig, NumberConfig, SandboxConfig};
-use super::control::Override;
+use super::faults::{Fate, FaultTable, On};
 use super::ledger::Ledger;
 use super::script::Dice;
 use super::timeline::Timeline;
+use super::webhooks::Outbox;
 
 #[derive(Debug)]
 pub struct World {
@@ -19,10 +21,14 @@ pub struct World {
     pub calls: Calls,
     pub ledger: Ledger,
     pub overrides: VecDeque<Override>,
+    pub faults: FaultTable,
+    pub webhooks: Outbox,
     /// What reading an agent is answered with, while a test wants it to fail.
     pub assistant_status: Option<u16>,
     /// Requests answered so far: numbers request ids and latencies.
     answers: u64,
+    /// Requests so far but POSTs of calls, by sort.
+    reads: HashMap<On, u64>,
 }
 
 #[derive(Debug)]
@@ -37,7 +43,7 @@ pub struct Account {
 
 /// A moment in milliseconds, ordered.
 #[derive(Debug, Clone, Copy, PartialEq)]
-struct Moment(f64);
+pub struct Moment(pub f64);
 
 impl Eq for Moment {}
 
@@ -59,10 +65,12 @@ pub struct Agent {
     pub name: String,
     pub kind: String,
     pub pool: Vec<NumberConfig>,
+    /// Where the webhooks of its calls go.
+    pub webhook: Option<String>,
 }
 
 impl World {
-    pub fn new(config: SandboxConfig, ledger: Ledger) -> Self {
+    pub fn new(config: SandboxConfig) -> Self {
         let accounts = config.accounts.iter().map(|a| (a.name.clone(), Account::new(a.clone()))).collect();
         let agents = config.agents.iter().map(|agent| {
             let known = Agent {
@@ -70,6 +78,7 @@ impl World {
                 name: agent.name.clone(),
                 kind: agent.kind.clone(),
                 pool: agent.numbers.clone(),
+                webhook: agent.external_webhook_url.clone(),
             };
             (agent.model_id.clone(), known)
         });
@@ -78,10 +87,13 @@ impl World {
             agents: agents.collect(),
             accounts,
             calls: Calls::new(config.calls_max),
-            ledger,
+            ledger: Ledger::new(config.ledger_memory_max),
             overrides: VecDeque::new(),
+            faults: FaultTable { entries: config.faults.clone(), since_us: 0 },
+            webhooks: Outbox::new(&config.webhooks, config.calls_max),
             assistant_status: None,
             answers: 0,
+            reads: HashMap::new(),
             config,
         }
     }
@@ -112,8 +124,46 @@ impl World {
         Dice::new(self.config.seed ^ 0x5EED, self.answers)
     }
 
+    /// What the table of faults has for the next request of this sort.
+    pub fn fate_of_next(&mut self, on: On) -> Fate {
+        let n = self.reads.entry(on).or_default();
+        *n += 1;
+        self.faults.fate(self.config.seed, on, *n, self.timeline.now_us())
+    }
+
+    /// Of the next call; no other run of the sandbox makes the same, whatever its seed.
+    pub fn next_call_id(&self) -> String {
+        let run = self.config.seed ^ self.timeline.start_wall_us().unsigned_abs().rotate_left(20);
+        let mut dice = Dice::new(run, self.calls.next_ordinal());
+        let (high, low) = (dice.next(), dice.next());
+        format!(
+            "{:08x}-{:04x}-{:04x}-{:04x}-{:012x}",
+            high >> 32,
+            (high >> 16) & 0xffff,
+            high & 0xffff,
+            low >> 48,
+            low & 0xffff_ffff_ffff,
+        )
+    }
+
+    /// A number that a call's record may tell instead of `from`: another of the pool, or one of nobody's.
+    pub fn other_caller(&self, model_id: &str, from: Option<&str>) -> String {
+        let mut pool = self.agents.get(model_id).into_iter().flat_map(|agent| &agent.pool);
+        let other = pool.find(|number| Some(number.number.as_str()) != from);
+        other.map_or_else(|| "+15005550006".to_owned(), |number| number.number.clone())
+    }
+
+    /// A call that is made now.
+    pub fn know(&mut self, mut call: Call) {
+        // Two requests may have been read in one order and come here in the other.
+        call.received_wall_ms = call.received_wall_ms.max(self.calls.last_wall_ms());
+        self.webhooks.call_will_end(call.ends_ms(), self.calls.next_ordinal());
+        self.calls.push(call);
+    }
+
     pub fn end_all_calls(&mut self) -> usize {
         let now_ms = self.timeline.call_ms(self.timeline.now_us());
+        self.webhooks.calls_end_at(now_ms);
         self.accounts.values_mut().for_each(|account| account.ends_ms.clear());
         self.calls.end_all(now_ms)
     }

@@ -68,6 +68,11 @@ impl Outdial {
         (status, self.output())
     }
 
+    /// How it ended, if it has.
+    pub fn ended(&mut self) -> Option<ExitStatus> {
+        self.child.try_wait().unwrap()
+    }
+
     /// SIGTERM, then `wait`.
     pub async fn stop(self, limit: Duration) -> (ExitStatus, String) {
         self.signal(Signal::TERM);

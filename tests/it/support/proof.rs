@@ -1,6 +1,6 @@
 //! What must hold whatever happened, read from the sandbox's ledger and from what workers printed.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::{BTreeSet, HashMap, HashSet};
 use std::time::Duration;
 
 use outdial::synthflow::sandbox::LedgerEntry;
@@ -8,7 +8,7 @@ use rustix::process::Signal;
 use serde_json::Value;
 
 use super::Outdial;
-use super::stage::{NAME, Stage};
+use super::stage::{NAME, Stage, most_in_window};
 
 const SOON: Duration = Duration::from_secs(60);
 
@@ -35,6 +35,34 @@ pub fn assert_discreet(printed: &str, posts: &[LedgerEntry]) {
     assert!(!printed.contains(NAME), "a callee's name stands in:\n{printed}");
 }
 
+/// A callee has a second POST only where each before it is known not to have placed a call.
+fn nobody_is_rung_twice(posts: &[LedgerEntry]) {
+    for (_, posts) in posts_by_phone(posts) {
+        let (_, before) = posts.split_last().unwrap();
+        let not_placed = |post: &&LedgerEntry| {
+            post.call_id.is_none() && post.status.is_some_and(|s| (400..500).contains(&s))
+        };
+        assert!(
+            before.iter().all(not_placed),
+            "rung again although the last may have been placed: {posts:?}"
+        );
+    }
+}
+
+/// No number made more calls in any window, wherever it is laid over the arrivals.
+fn within(posts: &[LedgerEntry], windows: &[(u64, usize)]) {
+    let mut by_number: HashMap<Option<&str>, Vec<u64>> = HashMap::new();
+    for post in posts {
+        by_number.entry(post.from_phone_number.as_deref()).or_default().push(post.mono_us);
+    }
+    for (number, arrivals) in by_number {
+        for (seconds, calls) in windows {
+            let most = most_in_window(arrivals.iter().copied(), *seconds);
+            assert!(most <= *calls, "{number:?} made {most} calls in {seconds} s, and may make {calls}");
+        }
+    }
+}
+
 impl Stage {
     /// SIGTERM: it ends with 0 and has told nothing of any callee.
     pub async fn stopped(&self, worker: Outdial) -> String {
@@ -50,6 +78,7 @@ impl Stage {
         self.jobs("done", None, jobs.len() as i64, limit).await;
         self.each_placed_once(jobs);
         assert_eq!(self.posts().len(), jobs.len());
+        self.prove(jobs, &[]).await;
     }
 
     /// The same, beside others: `all` POSTs in all.
@@ -73,6 +102,98 @@ impl Stage {
                 by_phone.get(phone).map_or(0, |p| p.iter().filter(|p| p.status == Some(200)).count());
             assert_eq!(accepted, 1, "{}: {:?}", job["job_id"], by_phone.get(phone));
         }
+    }
+
+    /// The oracle: what must hold at any moment when nothing is under way, whatever happened before. Its truth is what
+    /// was published with a confirm and what the provider received; our own tables are held against that.
+    ///
+    /// `windows`: (seconds, calls), the limits of every number.
+    pub async fn prove(&self, published: &[Value], windows: &[(u64, usize)]) {
+        let posts = self.posts();
+        self.every_publish_is_seen(published).await;
+        nobody_is_rung_twice(&posts);
+        within(&posts, windows);
+        self.every_post_is_recorded(&posts).await;
+        self.counters_are_right().await;
+    }
+
+    /// Every job that was published has one record, in a state that a person can see, and stands where that state says.
+    async fn every_publish_is_seen(&self, published: &[Value]) {
+        let rows: Vec<(String, String, Option<String>, i64)> = sqlx::query_as(
+            "select r.job_id, r.state, r.reason,
+                    (select count(*) from outdial.work w where w.job_no = j.job_no)
+                    + (select count(*) from outdial.reservations v where v.job_no = j.job_no)
+                    + (select count(*) from outdial.live l where l.job_no = j.job_no)
+             from reporting.jobs r join outdial.jobs j using (job_id)",
+        )
+        .fetch_all(&self.db)
+        .await
+        .unwrap();
+        let mut missing: BTreeSet<&str> =
+            published.iter().map(|job| job["job_id"].as_str().unwrap()).collect();
+        for (job, state, reason, places) in &rows {
+            let (seen, right_places) = match state.as_str() {
+                "waiting" => (reason.is_some(), 1),
+                "dialing" => (reason.as_deref() == Some("unconfirmed"), 1),
+                "placed" => (true, 1),
+                "review" => (true, *places),
+                "refused" => (reason.is_some(), 0),
+                "done" | "expired" | "canceled" => (true, 0),
+                _ => (false, 0),
+            };
+            assert!(seen, "{job} is {state} {reason:?}: nobody can see why");
+            assert_eq!(*places, right_places, "{job} is {state} {reason:?} and stands in {places} places");
+            assert!(missing.remove(job.as_str()), "{job} is recorded twice, or was never published");
+        }
+        assert!(missing.is_empty(), "published, confirmed, and lost: {missing:?}");
+    }
+
+    /// Each POST is an attempt of ours, by the number we chose for it, and what we say became of it can be so.
+    async fn every_post_is_recorded(&self, posts: &[LedgerEntry]) {
+        type Attempt = (String, String, Option<String>, String, Option<String>);
+        let rows: Vec<Attempt> = sqlx::query_as(
+            "select attempt_id::text, phone, from_phone_number, state, call_id from outdial.attempts",
+        )
+        .fetch_all(&self.db)
+        .await
+        .unwrap();
+        let attempts: HashMap<&str, &Attempt> = rows.iter().map(|a| (a.0.as_str(), a)).collect();
+        let mut sent = HashSet::new();
+        for post in posts {
+            let id = post.attempt_id.as_deref().expect("every POST names its attempt");
+            assert!(sent.insert(id), "attempt {id} was sent twice");
+            let Some((_, phone, number, state, call_id)) = attempts.get(id) else {
+                panic!("a POST without a record: {post:?}")
+            };
+            assert_eq!(post.phone.as_ref(), Some(phone), "{id}: another callee");
+            assert_eq!(&post.from_phone_number, number, "{id}: another number than was chosen");
+            let known = call_id.is_none() || *call_id == post.call_id;
+            assert!(known, "{id} is recorded as call {call_id:?}, and is {:?}", post.call_id);
+            let closed_wrongly = state == "not_placed" && post.call_id.is_some();
+            assert!(!closed_wrongly, "{id} is recorded as not placed, and was: {post:?}");
+        }
+        let unsent =
+            rows.iter().find(|a| ["placed", "ended"].contains(&a.3.as_str()) && !sent.contains(&*a.0));
+        assert_eq!(unsent, None, "recorded as placed, and never sent");
+        let miscounted = "select count(*) from outdial.jobs j where j.attempts <>
+            (select count(*) from outdial.attempts a where a.job_no = j.job_no)";
+        assert_eq!(self.count(miscounted).await, 0, "jobs whose attempts are miscounted");
+    }
+
+    /// What is in use is what reservations and open calls use.
+    async fn counters_are_right(&self) {
+        let wrong: Vec<(String, i32, i64)> = sqlx::query_as(
+            "select l.key, l.in_use, u.n from outdial.limits l cross join lateral (
+                 select (select count(*) from outdial.reservations r
+                         where l.thing_no in (r.number_thing, r.campaign_thing, r.account_thing))
+                        + (select count(*) from outdial.live v
+                           where l.thing_no in (v.number_thing, v.campaign_thing, v.account_thing)) as n) u
+             where l.in_use <> u.n",
+        )
+        .fetch_all(&self.db)
+        .await
+        .unwrap();
+        assert!(wrong.is_empty(), "(thing, in use, recounted): {wrong:?}");
     }
 
     /// No place of any limit is taken.

@@ -65,7 +65,8 @@ pub async fn database() -> Database {
 
 /// A database with all migrations applied, on a server of the test's own.
 pub async fn database_on(server: &Postgres) -> Database {
-    let (name, admin_url) = ("outdial_test".to_owned(), server.url("postgres"));
+    let name = format!("outdial_test_{}", uuid::Uuid::now_v7().simple());
+    let admin_url = server.url("postgres");
     let mut admin = connect(&admin_url).await;
     run(&mut admin, format!("CREATE DATABASE {name}")).await;
     let pool = sqlx::PgPool::connect(&server.url(&name)).await.unwrap();
@@ -125,17 +126,22 @@ async fn run(connection: &mut PgConnection, statement: String) {
     done.unwrap_or_else(|error| panic!("{statement}: {error}"));
 }
 
-/// An empty virtual host, this test's alone as long as the value lives.
-#[derive(Debug)]
+/// An empty virtual host, this test's alone as long as the value or a clone lives.
+#[derive(Debug, Clone)]
 pub struct Vhost {
     pub url: String,
-    _turn: Option<OwnedMutexGuard<()>>,
+    _turn: Option<Arc<OwnedMutexGuard<()>>>,
 }
 
 impl Vhost {
     /// Of a broker of the test's own.
     pub fn of(server: &Rabbit) -> Self {
         Self { url: server.amqp_url(), _turn: None }
+    }
+
+    /// One of those besides `/`.
+    pub fn nth(server: &Rabbit, nth: usize) -> Self {
+        Self { url: server.vhost_url(&format!("v{nth}")), _turn: None }
     }
 }
 
@@ -163,7 +169,7 @@ pub async fn given_vhost(url: String) -> Vhost {
     static TURN: OnceLock<Arc<tokio::sync::Mutex<()>>> = OnceLock::new();
     let turn = TURN.get_or_init(Arc::default).clone().lock_owned().await;
     empty(&url).await;
-    Vhost { url, _turn: Some(turn) }
+    Vhost { url, _turn: Some(Arc::new(turn)) }
 }
 
 /// Removes what earlier tests declared; what isn't there is no error in RabbitMQ.
@@ -185,6 +191,11 @@ pub async fn own_postgres() -> Postgres {
 
 /// A RabbitMQ of the test's own, for tests that stop, block or kill it. Takes several seconds.
 pub async fn own_rabbit() -> Rabbit {
-    let start = || Rabbit::start(&std::env::temp_dir());
+    own_rabbit_with(0).await
+}
+
+/// The same, with virtual hosts besides `/`.
+pub async fn own_rabbit_with(vhosts: u32) -> Rabbit {
+    let start = move || Rabbit::start_with(&std::env::temp_dir(), vhosts);
     tokio::task::spawn_blocking(start).await.unwrap().unwrap_or_else(|error| panic!("{error}"))
 }

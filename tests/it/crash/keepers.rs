@@ -1,0 +1,97 @@
+//! Rows 14 and 15: orderly stops, and the deaths of those who look after what others left.
+
+use std::collections::{HashMap, HashSet};
+
+use serde_json::Value;
+
+use crate::crash::round::{SOON, rounds};
+use crate::support::Listener;
+
+#[tokio::test]
+async fn row_14_an_orderly_stop_leaves_nothing_half_done() {
+    rounds(async |mut round| {
+        round.slow_answers(100, 400);
+        let worker = round.worker().await;
+        round.publish(12).await;
+        round.stage.posted(round.hit() + 1, SOON).await;
+        round.stage.stopped(worker).await;
+        assert_eq!(round.stage.count("select count(*) from outdial.reservations").await, 0, "handed back");
+        assert!(round.in_flight().await.is_empty(), "waited for, and written");
+        round.slow_answers(1, 5);
+        let next = round.worker().await;
+        round.all_done().await;
+        round.finish(next).await;
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn row_15_events_published_and_not_struck_off_come_again_as_the_same_and_in_order() {
+    rounds(async |mut round| {
+        let doomed = round.doomed("AfterPublish", "kill").await;
+        let mut listener = Listener::new(&round.stage.vhost.url).await;
+        round.publish_until_killed(doomed).await;
+        round.inherit().await;
+        let unknown = round.stage.count("select count(*) from outdial.live").await;
+        let jobs = round.published();
+        let done = jobs - unknown as usize;
+        let of_kind = |events: &[Value], kind: &str| {
+            events.iter().filter(|e| e["type"] == kind).map(|e| e["id"].clone()).collect::<HashSet<_>>().len()
+        };
+        let all = |events: &[Value]| of_kind(events, "job.done") == done;
+        let events = listener.until(SOON, all).await;
+        assert_eq!(of_kind(&events, "job.accepted"), jobs, "each once, by its id");
+        let mut seen = HashSet::new();
+        let again = events.iter().filter(|event| !seen.insert(event["id"].clone())).count();
+        assert!(again > 0, "some came again");
+        // To somebody who leaves out what it has heard, each subject's events come in order.
+        let (mut heard, mut last) = (HashSet::new(), HashMap::new());
+        for event in &events {
+            if heard.insert(event["id"].clone()) {
+                let before = last.insert(event["subject"].clone(), event["sequence"].as_str().unwrap());
+                assert!(before < event["sequence"].as_str(), "{event} after {before:?}");
+            }
+        }
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn row_15_an_end_that_was_read_is_written_once_whoever_dies_over_it() {
+    rounds(async |mut round| {
+        let point = round.one_of(&["BeforeFinish", "AfterFinish"]);
+        let doomed = round.doomed(point, "kill").await;
+        round.publish_until_killed(doomed).await;
+        round.inherit().await;
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn row_15_an_end_whose_commit_went_unheard_is_written_once() {
+    rounds(async |mut round| {
+        let worker = round.doomed("AfterFinish", "lose").await;
+        round.publish_until_reached(&worker).await;
+        round.all_done().await;
+        round.finish(worker).await;
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn row_15_a_take_over_that_died_is_taken_over() {
+    rounds(async |mut round| {
+        let left = round.one_of(&["AfterReserve", "AfterAuthorise"]);
+        let doomed = round.doomed(left, "kill").await;
+        round.publish_until_killed(doomed).await;
+        let in_flight = round.in_flight().await;
+        round.bury().await;
+        let point = ["BeforeTakeOver", "AfterTakeOver"][round.nth / 2 % 2];
+        round.killed(round.doomed_at_start(point, 1, "kill")).await;
+        if point == "BeforeTakeOver" {
+            assert_eq!(round.in_flight().await, in_flight, "nothing is taken over yet");
+        }
+        round.inherit_of(in_flight).await;
+    })
+    .await;
+}

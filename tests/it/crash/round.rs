@@ -1,0 +1,249 @@
+//! One time that a row of the crash table is played.
+
+use std::os::unix::process::ExitStatusExt;
+use std::time::Duration;
+
+use futures_util::future::join_all;
+use lapin::options::QueueDeclareOptions;
+use lapin::types::FieldTable;
+use lapin::{Connection, ConnectionProperties};
+use outdial::clock;
+use outdial::synthflow::sandbox::{SandboxConfig, SettingsChange, Span};
+use rustix::process::Signal;
+use serde_json::Value;
+use sqlx::AssertSqlSafe;
+
+use crate::support::stage::{ANY_NUMBER, Stage, job, numbers, sandbox_config};
+use crate::support::{Database, Outdial, Vhost, assert_discreet, database, eventually, vhost};
+
+/// Far more than anything takes here.
+pub const SOON: Duration = Duration::from_secs(60);
+/// The shortest lease there is.
+pub const LEASE: (&str, &str) = ("OUTDIAL__WORKER__LEASE", "3s");
+/// Three numbers of this rate: a dozen jobs are several seconds' worth, so a limit that a crash forgets is exceeded.
+const RATE: &str = "per_second = 4, per_minute = 40";
+const WINDOWS: &[(u64, usize)] = &[(1, 4), (60, 40)];
+/// Jobs that are published together.
+const WAVE: usize = 3;
+/// Rounds under way at a time: mostly they wait. Each lane has one virtual host, which every round leaves empty.
+pub const AT_A_TIME: usize = 3;
+
+/// Plays a row as often as it is asked for.
+pub async fn rounds(play: impl AsyncFn(Round)) {
+    let times = times();
+    let lanes = (0..AT_A_TIME).map(async |lane| {
+        let vhost = vhost().await;
+        for nth in (lane..times).step_by(AT_A_TIME) {
+            play(Round::on(nth, database().await, vhost.clone()).await).await;
+        }
+    });
+    join_all(lanes).await;
+}
+
+pub fn times() -> usize {
+    let given = std::env::var("OUTDIAL_CRASH_TIMES").ok();
+    given.map_or(3, |given| given.parse().expect("OUTDIAL_CRASH_TIMES is a number"))
+}
+
+pub struct Round {
+    pub stage: Stage,
+    /// From 0; it varies the moment.
+    pub nth: usize,
+    published: Vec<Value>,
+}
+
+impl Round {
+    pub async fn on(nth: usize, database: Database, vhost: Vhost) -> Self {
+        let config = SandboxConfig { time_scale: 2000.0, ..sandbox_config(&numbers(3)) };
+        let stage = Stage::on(config, database, vhost).await;
+        stage.route(RATE, ANY_NUMBER).await;
+        Self { stage, nth, published: Vec::new() }
+    }
+
+    /// One of these, in turns.
+    pub fn one_of<T: Copy>(&self, choices: &[T]) -> T {
+        choices[self.nth % choices.len()]
+    }
+
+    /// How often the worker comes to the point before it happens.
+    pub fn hit(&self) -> usize {
+        1 + self.nth / 2 % 4
+    }
+
+    /// From now on the provider takes this long to answer.
+    pub fn slow_answers(&self, min: u64, max: u64) {
+        let slow = SettingsChange { latency_ms: Some(Span { min, max }), ..SettingsChange::default() };
+        self.stage.sandbox.change_settings(slow).unwrap();
+    }
+
+    pub async fn worker(&self) -> Outdial {
+        self.stage.worker(&[LEASE]).await
+    }
+
+    /// A worker to which something happens at a point: `kill`, `stop`, `lose` or `hold:MS`.
+    pub async fn doomed(&self, point: &str, what: &str) -> Outdial {
+        self.doomed_at(point, self.hit(), what).await
+    }
+
+    pub async fn doomed_at(&self, point: &str, hit: usize, what: &str) -> Outdial {
+        let worker = self.doomed_at_start(point, hit, what);
+        worker.line(SOON, "worker.started").await;
+        worker
+    }
+
+    /// One that may not live to say that it has started.
+    pub fn doomed_at_start(&self, point: &str, hit: usize, what: &str) -> Outdial {
+        let failpoint = format!("{point}:{hit}={what}");
+        self.stage.start(&["worker"], &[LEASE, ("OUTDIAL_FAILPOINT", &failpoint)])
+    }
+
+    /// Publishes jobs to callees of their own, and waits for the confirms.
+    pub async fn publish(&mut self, n: usize) {
+        let from = self.published.len();
+        let new = (from..from + n).map(|i| job(&format!("job-{i}"), "crash", &format!("+1415234{i:04}")));
+        let new: Vec<Value> = new.collect();
+        self.stage.publish(&new).await;
+        self.published.extend(new);
+    }
+
+    pub fn published(&self) -> usize {
+        self.published.len()
+    }
+
+    /// Publishes wave after wave until it has happened.
+    pub async fn publish_until(&mut self, mut happened: impl FnMut() -> bool) {
+        let end = clock::monotonic() + SOON;
+        while !happened() {
+            assert!(clock::monotonic() < end, "round {}: it never happened", self.nth);
+            if self.published.len() < 30 * WAVE {
+                self.publish(WAVE).await;
+            }
+            let next = clock::monotonic() + Duration::from_millis(150);
+            while !happened() && clock::monotonic() < next {
+                tokio::time::sleep(Duration::from_millis(2)).await;
+            }
+        }
+    }
+
+    /// Publishes until the worker has been killed at its point.
+    pub async fn publish_until_killed(&mut self, mut worker: Outdial) {
+        self.publish_until(|| worker.ended().is_some()).await;
+        self.killed(worker).await;
+    }
+
+    /// The worker has been killed at its point, and told nothing of anybody.
+    pub async fn killed(&self, worker: Outdial) {
+        let (status, printed) = worker.wait(SOON).await;
+        assert_eq!(status.signal(), Some(Signal::KILL.as_raw()), "{status}\n{printed}");
+        assert_discreet(&printed, &self.stage.posts());
+    }
+
+    /// Publishes until a worker has come to its point, and lives.
+    pub async fn publish_until_reached(&mut self, worker: &Outdial) {
+        self.publish_until(|| worker.output().contains("failpoint ")).await;
+    }
+
+    /// Lets the leases of the dead run out at once: of every worker and of every duty.
+    pub async fn bury(&self) {
+        for lease in [
+            "update outdial.workers set lease_until = clock_timestamp() where ended_at is null",
+            "update outdial.duties set until = clock_timestamp()",
+        ] {
+            sqlx::query(lease).execute(&self.stage.db).await.unwrap();
+        }
+    }
+
+    /// The jobs of a query, in order.
+    pub async fn jobs_of(&self, from: &str) -> Vec<String> {
+        let query = format!("select j.job_id from {from} join outdial.jobs j using (job_no) order by 1");
+        sqlx::query_scalar(AssertSqlSafe(query)).fetch_all(&self.stage.db).await.unwrap()
+    }
+
+    /// The jobs whose calls are under way, as far as the dead have written.
+    pub async fn in_flight(&self) -> Vec<String> {
+        self.jobs_of("(select job_no from outdial.live where state = 'submitting') l").await
+    }
+
+    /// How many POSTs the provider has received for a job.
+    pub fn posts_of(&self, job: &str) -> usize {
+        let phone = &self.published.iter().find(|j| j["job_id"] == *job).unwrap()["phone"];
+        self.stage.posts().iter().filter(|post| post.phone.as_deref() == phone.as_str()).count()
+    }
+
+    /// After a death: another worker ends what can be ended. Of the jobs in flight nobody knows what became; every other
+    /// one is rung, and is done.
+    pub async fn inherit(&self) {
+        self.inherit_of(self.in_flight().await).await;
+    }
+
+    /// The same, where these were in flight before others looked at them.
+    pub async fn inherit_of(&self, in_flight: Vec<String>) {
+        let before: Vec<usize> = in_flight.iter().map(|job| self.posts_of(job)).collect();
+        assert!(before.iter().all(|posts| *posts <= 1));
+        self.bury().await;
+        let heir = self.worker().await;
+        self.end(&in_flight).await;
+        let after: Vec<usize> = in_flight.iter().map(|job| self.posts_of(job)).collect();
+        assert_eq!(before, after, "round {}: of {in_flight:?} something was sent again", self.nth);
+        self.finish(heir).await;
+    }
+
+    /// Waits until every job is done, or is unknown and one of these.
+    async fn end(&self, unknown: &[String]) {
+        let open = "select count(*) from reporting.jobs
+                    where state <> 'done' and (state, reason) is distinct from ('dialing', 'unconfirmed')";
+        let published = self.published.len() as i64;
+        let all = "select count(*) from reporting.jobs";
+        let unknown_now = || self.jobs_of("(select job_no from outdial.live where state = 'unknown') l");
+        let limit = clock::monotonic() + SOON;
+        loop {
+            let ended = self.stage.count(all).await == published && self.stage.count(open).await == 0;
+            // What the reconciler makes of them: `placed`, then `done`, where the provider has the call; else `review`.
+            let left = unknown_now().await;
+            if ended && left == unknown {
+                return;
+            }
+            let standings = || self.stage.standings();
+            assert!(
+                clock::monotonic() < limit,
+                "round {}: unknown are to be {unknown:?}, are {left:?} of {:?}",
+                self.nth,
+                standings().await
+            );
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    }
+
+    /// Every job is rung once, and done.
+    pub async fn all_done(&self) {
+        self.end(&[]).await;
+        assert_eq!(
+            self.stage.posts().len(),
+            self.published.len(),
+            "round {}: everybody is rung once",
+            self.nth
+        );
+    }
+
+    /// Stops the last worker in order; then everything is acked and published, and the oracle is asked.
+    pub async fn finish(&self, last: Outdial) {
+        let outbox = "select count(*) from outdial.outbox";
+        eventually(SOON, async || (self.stage.count(outbox).await == 0).then_some(())).await;
+        self.stage.stopped(last).await;
+        eventually(SOON, async || (self.queued().await == 0).then_some(())).await;
+        self.stage.prove(&self.published, WINDOWS).await;
+    }
+
+    /// Messages that wait in the jobs' queue.
+    pub async fn queued(&self) -> u32 {
+        let connection =
+            Connection::connect(&self.stage.vhost.url, ConnectionProperties::default()).await.unwrap();
+        let channel = connection.create_channel().await.unwrap();
+        let passive = QueueDeclareOptions { passive: true, ..QueueDeclareOptions::default() };
+        let queue =
+            channel.queue_declare("outdial.jobs".into(), passive, FieldTable::default()).await.unwrap();
+        let waiting = queue.message_count();
+        connection.close(200, "done".into()).await.unwrap();
+        waiting
+    }
+}

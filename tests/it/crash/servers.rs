@@ -1,0 +1,105 @@
+//! Rows 10 and 11: the database or the broker goes away, on servers that these tests have for themselves. Rounds share
+//! each death, for a start takes seconds.
+
+use std::time::Duration;
+
+use futures_util::future::join_all;
+use outdial::clock;
+
+use crate::crash::round::{AT_A_TIME, Round, SOON, times};
+use crate::support::{Outdial, Vhost, database, database_on, own_postgres, own_rabbit_with, vhost};
+
+/// Longer than the killing takes, shorter than a lease.
+const HOLD: &str = "hold:700";
+/// Of a provider that takes its time.
+const ANSWER_MS: u64 = 600;
+
+/// The numbers of the rounds, in groups that share a death.
+fn groups() -> impl Iterator<Item = std::ops::Range<usize>> {
+    let times = times();
+    (0..times).step_by(AT_A_TIME).map(move |from| from..times.min(from + AT_A_TIME))
+}
+
+/// Publishes to a worker of each round until it has come to its point.
+async fn doomed(rounds: &mut [Round], point: &str) -> Vec<Outdial> {
+    join_all(rounds.iter_mut().map(async |round| {
+        let worker = round.doomed(point, HOLD).await;
+        round.publish_until_reached(&worker).await;
+        worker
+    }))
+    .await
+}
+
+async fn finish(rounds: &[Round], workers: Vec<Outdial>) {
+    join_all(rounds.iter().zip(workers).map(async |(round, worker)| {
+        round.all_done().await;
+        round.finish(worker).await;
+    }))
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn row_10_without_a_database_nothing_is_authorised_and_what_became_of_calls_is_kept() {
+    let mut postgres = own_postgres().await;
+    for group in groups() {
+        let orderly = group.start / AT_A_TIME % 2 == 1;
+        let new = group.map(async |nth| Round::on(nth, database_on(&postgres).await, vhost().await).await);
+        let mut rounds: Vec<Round> = join_all(new).await;
+
+        // Before a POST: each worker is about to ask for leave.
+        let workers = doomed(&mut rounds, "BeforeAuthorise").await;
+        if orderly {
+            postgres.halt()
+        } else {
+            postgres.kill9()
+        }
+        // Those that had leave already are sent.
+        tokio::time::sleep(Duration::from_millis(200)).await;
+        let sent: Vec<usize> = rounds.iter().map(|round| round.stage.posts().len()).collect();
+        for worker in &workers {
+            worker.line(SOON, "place.ledger.failed").await;
+        }
+        let then: Vec<usize> = rounds.iter().map(|round| round.stage.posts().len()).collect();
+        assert_eq!(then, sent, "without a database nothing is sent");
+        postgres.resume().unwrap();
+        join_all(rounds.iter().map(Round::all_done)).await;
+
+        // After one: calls are under way when the database goes, and answered while it is away.
+        join_all(rounds.iter_mut().map(async |round| {
+            let before = round.stage.posts().len();
+            round.slow_answers(ANSWER_MS - 100, ANSWER_MS);
+            round.publish(4).await;
+            round.stage.posted(before + 1, SOON).await;
+        }))
+        .await;
+        postgres.kill9();
+        let answered = clock::monotonic() + Duration::from_millis(ANSWER_MS + 200);
+        tokio::time::sleep_until(answered).await;
+        postgres.resume().unwrap();
+        finish(&rounds, workers).await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn row_11_without_a_broker_calls_go_on_events_wait_and_what_comes_again_is_known() {
+    let mut rabbit = own_rabbit_with(AT_A_TIME as u32).await;
+    for group in groups() {
+        let on = |nth: usize| Vhost::nth(&rabbit, nth % AT_A_TIME);
+        let new = group.map(async |nth| Round::on(nth, database().await, on(nth)).await);
+        let mut rounds: Vec<Round> = join_all(new).await;
+
+        // Something is written down, and its ack never arrives.
+        let workers = doomed(&mut rounds, "BeforeAck").await;
+        rabbit.kill9();
+        for round in &rounds {
+            let waiting = "select count(*) from outdial.outbox";
+            let accepted = round.stage.count("select count(*) from outdial.jobs").await;
+            round.stage.jobs("done", None, accepted, SOON).await;
+            let events = round.stage.count(waiting).await;
+            assert!(events >= accepted, "what happened meanwhile waits to be told: {events} events");
+        }
+        rabbit.resume().unwrap();
+        join_all(rounds.iter_mut().map(async |round| round.publish(3).await)).await;
+        finish(&rounds, workers).await;
+    }
+}
