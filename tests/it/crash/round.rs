@@ -23,6 +23,8 @@ pub const LEASE: (&str, &str) = ("OUTDIAL__WORKER__LEASE", "3s");
 /// Three numbers of this rate: a dozen jobs are several seconds' worth, so a limit that a crash forgets is exceeded.
 const RATE: &str = "per_second = 4, per_minute = 40";
 const WINDOWS: &[(u64, usize)] = &[(1, 4), (60, 40)];
+/// By how much calls are shortened: they take milliseconds.
+const SHORT_CALLS: f64 = 2000.0;
 /// Jobs that are published together.
 const WAVE: usize = 3;
 /// Rounds under way at a time: mostly they wait. Each lane has one virtual host, which every round leaves empty.
@@ -54,7 +56,7 @@ pub struct Round {
 
 impl Round {
     pub async fn on(nth: usize, database: Database, vhost: Vhost) -> Self {
-        let config = SandboxConfig { time_scale: 2000.0, ..sandbox_config(&numbers(3)) };
+        let config = SandboxConfig { time_scale: SHORT_CALLS, ..sandbox_config(&numbers(3)) };
         let stage = Stage::on(config, database, vhost).await;
         stage.route(RATE, ANY_NUMBER).await;
         Self { stage, nth, published: Vec::new() }
@@ -70,10 +72,24 @@ impl Round {
         1 + self.nth / 2 % 4
     }
 
+    /// From now on calls last, so that a write that comes twice still finds them.
+    pub fn lasting_calls(&self) {
+        self.change(SettingsChange { time_scale: Some(0.1), ..SettingsChange::default() });
+    }
+
+    /// Ends those, and lets the next be short again.
+    pub fn end_calls(&self) {
+        self.stage.sandbox.end_all_calls();
+        self.change(SettingsChange { time_scale: Some(SHORT_CALLS), ..SettingsChange::default() });
+    }
+
     /// From now on the provider takes this long to answer.
     pub fn slow_answers(&self, min: u64, max: u64) {
-        let slow = SettingsChange { latency_ms: Some(Span { min, max }), ..SettingsChange::default() };
-        self.stage.sandbox.change_settings(slow).unwrap();
+        self.change(SettingsChange { latency_ms: Some(Span { min, max }), ..SettingsChange::default() });
+    }
+
+    fn change(&self, settings: SettingsChange) {
+        self.stage.sandbox.change_settings(settings).unwrap();
     }
 
     pub async fn worker(&self) -> Outdial {

@@ -178,6 +178,10 @@ impl Stage {
         let miscounted = "select count(*) from outdial.jobs j where j.attempts <>
             (select count(*) from outdial.attempts a where a.job_no = j.job_no)";
         assert_eq!(self.count(miscounted).await, 0, "jobs whose attempts are miscounted");
+        let miscounted =
+            "select count(*) from outdial.jobs j where j.placed <> (select count(*) from outdial.attempts a
+            where a.job_no = j.job_no and a.state in ('placed', 'ended'))";
+        assert_eq!(self.count(miscounted).await, 0, "jobs whose placed calls are miscounted");
     }
 
     /// What is in use is what reservations and open calls use.
