@@ -20,6 +20,9 @@ use crate::support::{Database, Outdial, Vhost, assert_discreet, database, eventu
 pub const SOON: Duration = Duration::from_secs(60);
 /// The shortest lease there is.
 pub const LEASE: (&str, &str) = ("OUTDIAL__WORKER__LEASE", "3s");
+/// As long as an unknown call is looked for in vain: short, and found well within it by a worker that reads fast.
+const QUARANTINE: (&str, &str) = ("OUTDIAL__RECONCILE__QUARANTINE", "3s");
+const FAST_READS: (&str, &str) = ("OUTDIAL__CALLS__READS_PER_SECOND", "100");
 /// Three numbers of this rate: a dozen jobs are several seconds' worth, so a limit that a crash forgets is exceeded.
 const RATE: &str = "per_second = 4, per_minute = 40";
 const WINDOWS: &[(u64, usize)] = &[(1, 4), (60, 40)];
@@ -152,6 +155,14 @@ impl Round {
         let (status, printed) = worker.wait(SOON).await;
         assert_eq!(status.signal(), Some(Signal::KILL.as_raw()), "{status}\n{printed}");
         assert_discreet(&printed, &self.stage.posts());
+        self.last_words().await;
+    }
+
+    /// Waits until the database has done, or undone, what the dead asked for last.
+    pub async fn last_words(&self) {
+        let connections = "select count(*) from pg_stat_activity
+                           where datname = current_database() and application_name like 'outdial%'";
+        eventually(SOON, async || (self.stage.count(connections).await == 0).then_some(())).await;
     }
 
     /// Publishes until a worker has come to its point, and lives.
@@ -186,8 +197,8 @@ impl Round {
         self.stage.posts().iter().filter(|post| post.phone.as_deref() == phone.as_str()).count()
     }
 
-    /// After a death: another worker ends what can be ended. Of the jobs in flight nobody knows what became; every other
-    /// one is rung, and is done.
+    /// After a death: another worker ends what can be ended. Of the jobs in flight nobody knows what became; those that the
+    /// provider has are found there, the others go to a person, and neither is sent again. Every other one is rung once.
     pub async fn inherit(&self) {
         self.inherit_of(self.in_flight().await).await;
     }
@@ -197,34 +208,29 @@ impl Round {
         let before: Vec<usize> = in_flight.iter().map(|job| self.posts_of(job)).collect();
         assert!(before.iter().all(|posts| *posts <= 1));
         self.bury().await;
-        let heir = self.worker().await;
-        self.end(&in_flight).await;
+        let heir = self.stage.worker(&[LEASE, QUARANTINE, FAST_READS]).await;
+        let unsent = in_flight.iter().filter(|job| self.posts_of(job) == 0).cloned().collect::<Vec<_>>();
+        self.end(&unsent).await;
         let after: Vec<usize> = in_flight.iter().map(|job| self.posts_of(job)).collect();
         assert_eq!(before, after, "round {}: of {in_flight:?} something was sent again", self.nth);
         self.finish(heir).await;
     }
 
-    /// Waits until every job is done, or is unknown and one of these.
-    async fn end(&self, unknown: &[String]) {
-        let open = "select count(*) from reporting.jobs
-                    where state <> 'done' and (state, reason) is distinct from ('dialing', 'unconfirmed')";
-        let published = self.published.len() as i64;
-        let all = "select count(*) from reporting.jobs";
-        let unknown_now = || self.jobs_of("(select job_no from outdial.live where state = 'unknown') l");
+    /// Waits until every job is done but these, which are put before a person.
+    async fn end(&self, reviewed: &[String]) {
         let limit = clock::monotonic() + SOON;
+        let over = "select count(*) from reporting.jobs where state in ('done', 'review')";
+        let in_review = "(select job_no from outdial.jobs where state = 'review') r";
         loop {
-            let ended = self.stage.count(all).await == published && self.stage.count(open).await == 0;
-            // What the reconciler makes of them: `placed`, then `done`, where the provider has the call; else `review`.
-            let left = unknown_now().await;
-            if ended && left == unknown {
+            let found = self.jobs_of(in_review).await;
+            if self.stage.count(over).await == self.published.len() as i64 && found == reviewed {
                 return;
             }
-            let standings = || self.stage.standings();
+            let standings = self.stage.standings().await;
             assert!(
                 clock::monotonic() < limit,
-                "round {}: unknown are to be {unknown:?}, are {left:?} of {:?}",
-                self.nth,
-                standings().await
+                "round {}: in review are to be {reviewed:?}: {standings:?}",
+                self.nth
             );
             tokio::time::sleep(Duration::from_millis(20)).await;
         }
