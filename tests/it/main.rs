@@ -19,6 +19,7 @@ mod main_job;
 mod metrics;
 mod pool;
 mod pools_live;
+mod provider_death;
 mod provider_side;
 mod publishing;
 mod reading;
