@@ -77,8 +77,7 @@ fn done(result: Result<(), String>) -> Response {
 }
 
 async fn add_override(State(shared): Sandbox, Json(wanted): Json<Override>) -> Response {
-    shared.world().overrides.push_back(wanted);
-    done(Ok(()))
+    done(shared.world().override_posts(wanted))
 }
 
 async fn clear_overrides(State(shared): Sandbox) -> Response {

@@ -162,9 +162,12 @@ impl Sandbox {
         self.shared.world().stats()
     }
 
-    /// Queued behind those given before; the first that fits a POST is used up by it.
+    /// Queued behind those given before (10,000 at most, or it is not taken); the first that fits a POST is used up
+    /// by it.
     pub fn override_posts(&self, wanted: Override) {
-        self.shared.world().overrides.push_back(wanted);
+        if let Err(error) = self.shared.world().override_posts(wanted) {
+            tracing::error!(%error, "sandbox: an override is not taken");
+        }
     }
 
     pub fn clear_overrides(&self) {

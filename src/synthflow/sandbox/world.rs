@@ -12,6 +12,9 @@ use super::script::Dice;
 use super::timeline::Timeline;
 use super::webhooks::Outbox;
 
+/// Waiting for their POSTs.
+const OVERRIDES_MAX: usize = 10_000;
+
 #[derive(Debug)]
 pub struct World {
     pub config: SandboxConfig,
@@ -122,6 +125,15 @@ impl World {
     pub fn dice(&mut self) -> Dice {
         self.answers += 1;
         Dice::new(self.config.seed ^ 0x5EED, self.answers)
+    }
+
+    /// Err: too many are waiting.
+    pub fn override_posts(&mut self, wanted: Override) -> Result<(), String> {
+        if self.overrides.len() >= OVERRIDES_MAX {
+            return Err(format!("{OVERRIDES_MAX} overrides are waiting already: take a count, or a fault"));
+        }
+        self.overrides.push_back(wanted);
+        Ok(())
     }
 
     /// What the table of faults has for the next request of this sort.
