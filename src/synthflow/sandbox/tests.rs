@@ -61,8 +61,13 @@ async fn start(config: SandboxConfig) -> (Sandbox, Client) {
 }
 
 fn client(sandbox: &Sandbox, key: &str) -> Client {
-    let mut config = ClientConfig::new(sandbox.base_url(), SecretString::from(key));
-    config.timeout = Duration::from_millis(1_500);
+    Client::new(&ClientConfig::new(sandbox.base_url(), SecretString::from(key))).unwrap()
+}
+
+/// Waits a second for an answer, and no longer: for those that never come.
+fn hasty(sandbox: &Sandbox) -> Client {
+    let mut config = ClientConfig::new(sandbox.base_url(), SecretString::from("key-1"));
+    config.timeout = Duration::from_secs(1);
     Client::new(&config).unwrap()
 }
 

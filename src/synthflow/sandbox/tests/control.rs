@@ -15,6 +15,8 @@ async fn answers_can_be_bent_and_the_ledger_tells_the_truth() {
     sandbox.override_posts(Override::next(1, answer(404)));
     let mut outcomes = Vec::new();
     for n in 0..8 {
+        // The fourth is never answered.
+        let client = if n == 3 { hasty(&sandbox) } else { client.clone() };
         outcomes.push(place(&client, &call(n)).await.outcome);
     }
     assert!(outcomes[..6].iter().all(|o| *o == PlaceOutcome::Unknown), "{outcomes:?}");
