@@ -476,7 +476,7 @@ begin
         returning a.job_no, a.attempt_no, a.call_id, a.from_phone_number
     ), merged as (
         update outdial.attempts a set call_id = coalesce(a.call_id, s.call_id), http_status = coalesce(a.http_status, s.http_status)
-        from said s where a.attempt_id = s.attempt and s.outcome = 'placed' and a.call_id is null
+        from said s where a.attempt_id = s.attempt and s.outcome = 'placed' and (a.call_id is null or a.http_status is null)
           and not exists (select 1 from mine m where m.attempt_id = s.attempt)
     ), jobs as (
         update outdial.jobs j set

@@ -153,6 +153,7 @@ impl Running {
     async fn start(config: &Config, dry_run: bool, stop: CancellationToken) -> Result<Self, Failure> {
         let (health, metrics) = (Health::new(), Arc::new(Metrics::new()));
         let server = Server::bind(&config.http, health.clone(), Arc::clone(&metrics)).await?;
+        let webhooks = server.webhooks();
         let keepers = TaskTracker::new();
         let keepers_stop = CancellationToken::new();
         let serve_stop = keepers_stop.clone();
@@ -205,6 +206,7 @@ impl Running {
         running.place(config, &world, &tenure, &accounts, &meter, &sending, &stop);
         running.upkeep(config, &world, &sending, &stop);
         accounts.watch(config, &world, &running.stages, &stop).await;
+        accounts.listen(config, &webhooks, &running.stages, &stop);
         gauges::start(&running.ledger, &metrics, &tenure, &running.keepers, &running.keepers_stop);
         let settings =
             broker::Settings { target, declare: config.amqp.declare, prefetch: config.amqp.prefetch };

@@ -19,6 +19,8 @@ pub struct Account {
     pub base_url: String,
     /// `None` only where the command doesn't need it.
     pub api_key: Option<SecretString>,
+    /// What the provider signs webhooks with; `None`: none are taken.
+    pub webhook_secret: Option<SecretString>,
     /// Call attempts per second; `None`: unlimited.
     pub calls_per_second: Option<u32>,
     /// Calls at once; `None`: unlimited.
@@ -64,11 +66,10 @@ impl Account {
             };
             r.demand(&key("api_key"), &mend);
         }
-        // Webhooks come with a later version.
-        r.unsupported(&key("webhook_secret"));
         Self {
             base_url: r.or(&key("base_url"), HOSTS[0].to_owned(), base_url),
             api_key,
+            webhook_secret: r.secret(&key("webhook_secret"), webhook_secret),
             calls_per_second: r.optional(&key("calls_per_second"), |v| v.whole_u32(1..=10_000)),
             concurrent_calls: r.optional(&key("concurrent_calls"), |v| v.whole_u32(1..=1_000_000)),
             only_phones: r.optional(&key("only_phones"), phones),
@@ -83,6 +84,16 @@ fn api_key(text: &str) -> Reading<()> {
     Err(Bad::new(
         "has blanks or characters that a header can't carry",
         "copy the key again, without quotes or blanks",
+    ))
+}
+
+fn webhook_secret(text: &str) -> Reading<()> {
+    if !text.trim().is_empty() && text.trim() == text {
+        return Ok(());
+    }
+    Err(Bad::new(
+        "is empty, or has blanks at its ends",
+        "copy the secret again from the workspace's settings",
     ))
 }
 

@@ -159,6 +159,8 @@ pub struct Http {
     pub listen: SocketAddr,
     pub api_token: Option<SecretString>,
     pub api_read_token: Option<SecretString>,
+    /// Webhooks come here and not to `listen`; it needs no token, for they are signed.
+    pub webhook_listen: Option<SocketAddr>,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -239,7 +241,6 @@ impl Config {
 fn not_yet(r: &mut Reader) {
     r.only_default("retention.records", "forever");
     r.only_default("retention.keys", "forever");
-    r.unsupported("webhook.listen");
     r.unsupported("telemetry.otlp_endpoint");
 }
 
@@ -337,6 +338,7 @@ impl Http {
             listen,
             api_token: r.secret("http.api_token", token),
             api_read_token: r.secret("http.api_read_token", token),
+            webhook_listen: r.optional("webhook.listen", Given::socket),
         };
         if needed && !http.may_listen() {
             let what = format!("{listen} can be reached from other machines, and no token is set");

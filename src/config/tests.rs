@@ -160,8 +160,6 @@ fn what_this_version_cannot_honour_is_refused() {
     let refused = [
         ("OUTDIAL__RETENTION__RECORDS", "90d"),
         ("OUTDIAL__RETENTION__KEYS", "90d"),
-        ("OUTDIAL__WEBHOOK__LISTEN", "127.0.0.1:8081"),
-        ("SYNTHFLOW_WEBHOOK_SECRET", "s3cret"),
         ("OTEL_EXPORTER_OTLP_ENDPOINT", "http://localhost:4317"),
     ];
     for (name, value) in refused {

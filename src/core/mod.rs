@@ -24,5 +24,6 @@ pub mod slots;
 pub mod states;
 pub mod text;
 pub mod usage;
+pub mod webhook;
 pub mod windows;
 mod zones;

@@ -7,6 +7,7 @@ pub mod duty;
 pub mod ends;
 pub mod fence;
 pub mod health;
+pub mod hints;
 pub mod intake;
 pub mod ledger;
 pub mod outbox;

@@ -1,4 +1,7 @@
-//! What the worker serves: liveness, readiness, metrics. Everything here is read only and needs no token.
+//! What the worker serves: liveness, readiness, metrics, and the provider's webhooks. Nothing here needs a token: the
+//! former only read, the latter are signed.
+
+mod webhook;
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -12,6 +15,8 @@ use serde::Serialize;
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 
+pub use webhook::{Door, Webhooks};
+
 use crate::config::Http;
 use crate::engine::health::{Health, Standing};
 use crate::telemetry::Metrics;
@@ -21,7 +26,7 @@ use crate::telemetry::Metrics;
 pub enum HttpError {
     #[error("{0} can be reached from other machines, and no token is set (OUTDIAL_API_TOKEN)")]
     NoToken(SocketAddr),
-    #[error("http.listen {address}: {error}")]
+    #[error("{address} can't be listened on: {error}")]
     Listen { address: SocketAddr, error: std::io::Error },
     #[error("serving HTTP: {0}")]
     Serve(std::io::Error),
@@ -33,6 +38,9 @@ pub struct Server {
     listener: TcpListener,
     address: SocketAddr,
     parts: Parts,
+    webhooks: Webhooks,
+    /// Where webhooks have a port of their own.
+    webhook_listener: Option<TcpListener>,
 }
 
 #[derive(Debug, Clone)]
@@ -50,10 +58,18 @@ impl Server {
         if !config.may_listen() {
             return Err(HttpError::NoToken(config.listen));
         }
-        let failed = |error| HttpError::Listen { address: config.listen, error };
-        let listener = TcpListener::bind(config.listen).await.map_err(failed)?;
-        let address = listener.local_addr().map_err(failed)?;
-        Ok(Self { listener, address, parts: Parts { health, metrics } })
+        let (listener, address) = listen(config.listen).await?;
+        let webhook_listener = match config.webhook_listen {
+            Some(address) => Some(listen(address).await?.0),
+            None => None,
+        };
+        let webhooks = Webhooks::default();
+        Ok(Self { listener, address, parts: Parts { health, metrics }, webhooks, webhook_listener })
+    }
+
+    /// Closed until the worker knows its accounts.
+    pub fn webhooks(&self) -> Webhooks {
+        self.webhooks.clone()
     }
 
     pub fn address(&self) -> SocketAddr {
@@ -65,12 +81,32 @@ impl Server {
     /// # Errors
     /// [`HttpError::Serve`].
     pub async fn serve(self, stop: CancellationToken) -> Result<(), HttpError> {
-        tracing::info!(http.listen = %self.address, "serving health and metrics");
-        axum::serve(self.listener, router(self.parts))
-            .with_graceful_shutdown(stop.cancelled_owned())
-            .await
-            .map_err(HttpError::Serve)
+        let hooks = webhook::router(self.webhooks, Arc::clone(&self.parts.metrics));
+        let pages = router(self.parts);
+        let apart = self.webhook_listener.as_ref().and_then(|listener| listener.local_addr().ok());
+        tracing::info!(http.listen = %self.address, webhook.listen = apart.map(tracing::field::display), "serving health and metrics");
+        match self.webhook_listener {
+            None => serve(self.listener, pages.merge(hooks), stop).await,
+            Some(listener) => {
+                tokio::try_join!(serve(self.listener, pages, stop.clone()), serve(listener, hooks, stop))
+                    .map(drop)
+            }
+        }
     }
+}
+
+async fn listen(address: SocketAddr) -> Result<(TcpListener, SocketAddr), HttpError> {
+    let failed = |error| HttpError::Listen { address, error };
+    let listener = TcpListener::bind(address).await.map_err(failed)?;
+    let address = listener.local_addr().map_err(failed)?;
+    Ok((listener, address))
+}
+
+async fn serve(listener: TcpListener, router: Router, stop: CancellationToken) -> Result<(), HttpError> {
+    axum::serve(listener, router)
+        .with_graceful_shutdown(stop.cancelled_owned())
+        .await
+        .map_err(HttpError::Serve)
 }
 
 fn router(parts: Parts) -> Router {
@@ -150,7 +186,7 @@ mod tests {
     }
 
     fn config(listen: &str) -> Http {
-        Http { listen: listen.parse().unwrap(), api_token: None, api_read_token: None }
+        Http { listen: listen.parse().unwrap(), api_token: None, api_read_token: None, webhook_listen: None }
     }
 
     #[tokio::test]

@@ -147,6 +147,8 @@ metrics! {
         Family::default();
     reconciled: Family<ByResult, Counter> = "reconciled",
         "Unknown attempts whose search ended: found at the provider, or given_up (in review, or dialed again)", Family::default();
+    webhooks: Family<ByResult, Counter> = "webhooks",
+        "Webhooks of the provider, by what they were answered", Family::default();
     places_drift: Counter = "places_drift",
         "Places under concurrency limits that were miscounted and put right; anything but 0 is a fault of outdial", Counter::default();
     pool_syncs: Family<ByResult, Counter> = "pool_syncs",

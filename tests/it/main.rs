@@ -34,3 +34,4 @@ mod starting;
 mod steps;
 mod stops;
 mod support;
+mod webhooks;

@@ -27,6 +27,7 @@ const IN_TROUBLE: &[(&str, &str)] = &[
     ("acks_void", "broker::consumer::tests::an_ack_that_is_never_sent_is_counted_once"),
     ("draining", "http::tests::it_tells_how_the_worker_stands_and_stops_when_asked"),
     ("reconciled", "it reconcile::calls_whose_answers_were_lost_are_found_by_our_id_and_never_dialed_again"),
+    ("webhooks", "it webhooks::what_is_no_webhook_is_refused_and_counted"),
     ("places_drift", "it reconcile::places_that_were_miscounted_are_found_and_put_right"),
     ("late_sends", "not fed yet"),
 ];

@@ -24,10 +24,12 @@ use crate::core::states::Reason;
 use crate::engine::accounts::{AccountKeys, KeyWatch};
 use crate::engine::dispatch::AccountsHere;
 use crate::engine::ends::{EndsStage, EndsTerms};
+use crate::engine::hints::{self, HintStage};
 use crate::engine::pace::Pace;
 use crate::engine::place::{Caller, Desk, Posted};
 use crate::engine::pool::{PoolStage, PoolTerms, Reader, Recheck, RulesNow};
 use crate::engine::reconcile::ReconcileStage;
+use crate::http::{Door, Webhooks};
 use crate::store::stops::{self, CampaignTo};
 use crate::store::{ConfiguredAccount, Ledger, agent_unavailable, ensure_accounts};
 use crate::synthflow::{Client, ClientConfig};
@@ -191,6 +193,35 @@ impl Accounts {
             };
             tasks.spawn(reconcile.run(stop.clone()));
         }
+    }
+
+    /// Takes webhooks of the accounts that have a secret, from here on.
+    pub(super) fn listen(
+        &self,
+        config: &Config,
+        webhooks: &Webhooks,
+        tasks: &TaskTracker,
+        stop: &CancellationToken,
+    ) {
+        let mut doors = HashMap::new();
+        for (name, account) in &self.accounts {
+            let Some(secret) = config.accounts.get(name).and_then(|given| given.webhook_secret.clone())
+            else {
+                continue;
+            };
+            let (inbox, hints) = hints::inbox();
+            let stage = HintStage {
+                account: name.clone(),
+                ledger: self.metered(self.ledger.as_ref()),
+                provider: self.metered(&account.client),
+                keys: Arc::clone(&self.keys),
+                pace: Arc::new(Pace::of_looks(config.calls.reads_per_second)),
+                hints,
+            };
+            tasks.spawn(stage.run(stop.clone()));
+            doors.insert(name.clone(), Door { secret, inbox });
+        }
+        webhooks.open(doors);
     }
 }
 

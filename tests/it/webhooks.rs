@@ -1,0 +1,175 @@
+//! The provider's webhooks: hints, whoever sends them. The sandbox tells how its calls really ended.
+
+use outdial::core::ids::CallId;
+use outdial::synthflow::sandbox::{Action, Override, SandboxConfig, WebhookKind};
+use outdial::synthflow::{Client, ClientConfig};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpStream;
+
+use crate::support::stage::{AGENT, ANY_NUMBER, KEY, LONG, Stage, job, jobs, numbers, sandbox_config};
+use crate::support::{Figures, Outdial, eventually};
+
+const SECRET: (&str, &str) = ("SYNTHFLOW_WEBHOOK_SECRET", "sandbox-secret");
+/// Far longer than any test: what is learned is learned from webhooks.
+const NO_POLLING: (&str, &str) = ("OUTDIAL__CALLS__POLL", "10m");
+const FAST_READS: (&str, &str) = ("OUTDIAL__CALLS__READS_PER_SECOND", "200");
+
+/// A sandbox whose webhooks are signed, with faults.
+fn signed(faults: &str) -> SandboxConfig {
+    let mut config = sandbox_config(&numbers(20));
+    let more: SandboxConfig = SandboxConfig::from_toml(&format!(
+        "seed = 1\n{faults}\n[[account]]\nname = \"default\"\nkey = \"k\"\n"
+    ))
+    .unwrap();
+    config.faults = more.faults;
+    config.accounts[0].webhook_secret = Some(SECRET.1.to_owned());
+    config
+}
+
+async fn hooked(faults: &str, env: &[(&str, &str)]) -> (Stage, Outdial, String) {
+    let stage = Stage::new(signed(faults)).await;
+    stage.route("per_second = 50", ANY_NUMBER).await;
+    let mut all = vec![SECRET, NO_POLLING, FAST_READS];
+    all.extend(env);
+    let worker = stage.worker(&all).await;
+    let serving = worker.line(LONG, "serving health and metrics").await;
+    let line: serde_json::Value = serde_json::from_str(&serving).unwrap();
+    let address =
+        line["webhook.listen"].as_str().or_else(|| line["http.listen"].as_str()).unwrap().to_owned();
+    stage.sandbox.register_webhook(AGENT, Some(&format!("http://{address}/webhooks/synthflow"))).unwrap();
+    (stage, worker, address)
+}
+
+/// POSTs as anybody could; gives the status.
+async fn post(address: &str, path: &str, headers: &str, body: &[u8]) -> u16 {
+    let mut stream = TcpStream::connect(address).await.unwrap();
+    let head = format!("POST {path} HTTP/1.0\r\ncontent-length: {}\r\n{headers}\r\n", body.len());
+    stream.write_all(head.as_bytes()).await.unwrap();
+    // It may be refused before it is read.
+    let _ = stream.write_all(body).await;
+    let mut answer = String::new();
+    let _ = stream.read_to_string(&mut answer).await;
+    answer.split(' ').nth(1).and_then(|status| status.parse().ok()).unwrap_or(0)
+}
+
+/// Dispositions as the provider's own calls have them are those recorded.
+async fn told_rightly(stage: &Stage, n: i64) {
+    let right = "select count(*) from reporting.calls where state = 'ended' and provider_status is not null
+                 and disposition is not null and http_status = 200 and call_id is not null";
+    assert_eq!(stage.count(right).await, n);
+}
+
+#[tokio::test]
+async fn calls_end_by_webhooks_alone_on_a_port_of_their_own() {
+    let (stage, worker, address) = hooked("", &[("OUTDIAL__WEBHOOK__LISTEN", "127.0.0.1:0")]).await;
+    stage.publish(&jobs("spring", 100)).await;
+    stage.jobs("done", None, 100, LONG).await;
+    told_rightly(&stage, 100).await;
+    stage.nothing_held().await;
+    let figures = Figures::of(&worker).await;
+    // The first call after a quiet time is also looked for in the list, once.
+    let looked_up = figures.get("polls_total{request=\"call\",result=\"ok\"}");
+    assert!((50.0..=100.0).contains(&looked_up), "one look-up a call, and no more: {looked_up}");
+    assert_eq!(post(&address, "/metrics", "", b"").await, 404, "nothing else is served there");
+    stage.stopped(worker).await;
+}
+
+#[tokio::test]
+async fn forged_false_doubled_and_repeated_webhooks_change_nothing() {
+    let faults = "[[fault]]\nkind = \"webhook_double\"\nrate = 0.5\n[[fault]]\nkind = \"webhook_forge\"\nrate = 0.5\n\
+                  [[fault]]\nkind = \"webhook_lie\"\nrate = 0.5\n[[fault]]\nkind = \"webhook_replay\"\nrate = 0.5\ndelay_ms = 300\n";
+    let (stage, worker, _) = hooked(faults, &[]).await;
+    let mut expected: Vec<(String, String)> = Vec::new();
+    stage.publish(&jobs("spring", 120)).await;
+    stage.jobs("done", None, 120, LONG).await;
+    told_rightly(&stage, 120).await;
+    eventually(LONG, async || (stage.sandbox.stats().webhooks_waiting == 0).then_some(())).await;
+    let sent = stage.sandbox.webhooks();
+    for kind in
+        [WebhookKind::End, WebhookKind::Double, WebhookKind::Forged, WebhookKind::Lie, WebhookKind::Replay]
+    {
+        let statuses: Vec<u16> = sent.iter().filter(|s| s.kind == kind).filter_map(|s| s.status).collect();
+        assert!(statuses.len() > 20, "{kind:?}: {statuses:?}");
+        let answer = if kind == WebhookKind::Forged { 401 } else { 204 };
+        assert!(statuses.iter().all(|status| *status == answer), "{kind:?}: {statuses:?}");
+    }
+    // The lies say of every call that it was answered.
+    let recorded: Vec<(String, String)> =
+        sqlx::query_as("select call_id, provider_status from reporting.calls order by 1")
+            .fetch_all(&stage.db)
+            .await
+            .unwrap();
+    let client = Client::new(&ClientConfig::new(stage.sandbox.base_url(), KEY.to_owned().into())).unwrap();
+    for (call_id, _) in &recorded {
+        let record = client.get_call(&CallId::parse(call_id).unwrap()).await.unwrap();
+        expected.push((call_id.clone(), record.status.unwrap()));
+    }
+    assert_eq!(recorded, expected, "what is recorded is what the provider tells when it is asked");
+    assert_eq!(stage.posts().len(), 120);
+    stage.stopped(worker).await;
+}
+
+#[tokio::test]
+async fn a_webhook_that_comes_before_the_answer_is_believed_and_the_answer_merged() {
+    let (stage, worker, _) = hooked("", &[]).await;
+    let late = Override { delay_ms: 4_000, ..Override::next(1, Action::AsUsual) };
+    stage.sandbox.override_posts(late);
+    stage.publish(&[job("early", "spring", "+14155550123")]).await;
+    let unanswered = "select count(*) from reporting.calls where state = 'ended' and http_status is null";
+    eventually(LONG, async || (stage.count(unanswered).await == 1).then_some(())).await;
+    stage.stands("early", "done", None).await;
+    let merged = "select count(*) from reporting.calls where state = 'ended' and http_status = 200";
+    eventually(LONG, async || (stage.count(merged).await == 1).then_some(())).await;
+    assert_eq!(stage.posts().len(), 1);
+    stage.nothing_held().await;
+    stage.stopped(worker).await;
+}
+
+#[tokio::test]
+async fn calls_whose_webhooks_never_come_end_by_polling() {
+    let faults = "[[fault]]\nkind = \"webhook_drop\"\nrate = 0.4\n";
+    let (stage, worker, _) = hooked(faults, &[("OUTDIAL__CALLS__POLL", "500ms")]).await;
+    stage.publish(&jobs("spring", 60)).await;
+    stage.jobs("done", None, 60, LONG).await;
+    let dropped = stage.sandbox.webhooks().iter().filter(|sent| sent.kind == WebhookKind::Dropped).count();
+    assert!(dropped > 5, "{dropped}");
+    stage.nothing_held().await;
+    stage.stopped(worker).await;
+}
+
+#[tokio::test]
+async fn what_is_no_webhook_is_refused_and_counted() {
+    let (stage, worker, address) = hooked("", &[]).await;
+    let call = br#"{"call": {"call_id": "call-1"}}"#;
+    let path = "/webhooks/synthflow";
+    // Of call-1 with the sandbox's secret.
+    let signature = "x1CqRhda6ksNjIPL17nZKfA5g/FcfGqCMdd/mG0xwaI=";
+    for name in [
+        "synthflow-signature",
+        "X-Synthflow-Signature",
+        "HTTP_SYNTHFLOW_SIGNATURE",
+        "http-synthflow-signature",
+    ] {
+        let header = format!("{name}: {signature}\r\n");
+        assert_eq!(post(&address, path, &header, call).await, 204, "{name}");
+        assert_eq!(post(&address, "/webhooks/synthflow/default", &header, call).await, 204, "{name}");
+        assert_eq!(post(&address, path, &header, br#"{"call": {"call_id": "call-2"}}"#).await, 401, "{name}");
+    }
+    assert_eq!(post(&address, path, "", call).await, 401);
+    assert_eq!(post(&address, "/webhooks/synthflow/elsewhere", "", call).await, 404);
+    assert_eq!(post(&address, path, "", b"no JSON").await, 400);
+    assert_eq!(post(&address, path, "", &vec![b' '; 3 << 20]).await, 413);
+    let figures = Figures::of(&worker).await;
+    for (result, n) in [
+        ("taken", 8.0),
+        ("bad_signature", 5.0),
+        ("unknown_account", 1.0),
+        ("malformed", 1.0),
+        ("too_large", 1.0),
+    ] {
+        // The sandbox's own test on registering is one more that is taken.
+        let told = figures.get(&format!("webhooks_total{{result=\"{result}\"}}"));
+        assert!((told - n).abs() <= 1.0 && told >= n, "{result}: {told}");
+    }
+    stage.stopped(worker).await;
+}
