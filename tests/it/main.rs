@@ -8,6 +8,7 @@
 
 mod answers;
 mod commands;
+mod controls;
 mod crash;
 mod demo;
 mod ends;

@@ -117,6 +117,16 @@ impl Stage {
         self.counters_are_right().await;
     }
 
+    /// Of [`Stage::prove`], what must hold also while jobs are under way: nobody is rung twice.
+    pub fn never_twice(&self) {
+        nobody_is_rung_twice(&self.posts());
+    }
+
+    /// Likewise, the limits.
+    pub fn within(&self, windows: &[(u64, usize)]) {
+        within(&self.posts(), windows);
+    }
+
     /// Every job that was published has one record, in a state that a person can see, and stands where that state says.
     async fn every_publish_is_seen(&self, published: &[Value]) {
         let rows: Vec<(String, String, Option<String>, i64)> = sqlx::query_as(
