@@ -114,10 +114,11 @@ pub fn error_text(error: &sqlx::Error) -> String {
     error.as_database_error().map_or_else(|| error.to_string(), |told| told.message().to_owned())
 }
 
-/// Whether the database may be about to come: not there yet, starting, or full.
+/// Whether the database may be about to come: not there yet, starting, or full. A balancer takes the connection and ends
+/// it while the server behind it is away, which the driver reads as a broken protocol.
 fn waiting_may_help(error: &sqlx::Error) -> bool {
     match error {
-        sqlx::Error::Io(_) => true,
+        sqlx::Error::Io(_) | sqlx::Error::Protocol(_) => true,
         sqlx::Error::Database(error) => {
             error.code().is_some_and(|code| code.starts_with("57P") || code.starts_with("53"))
         }
@@ -146,6 +147,24 @@ mod tests {
         let error = connect(&url, Purpose::Command, 1, Duration::ZERO).await.unwrap_err().to_string();
         assert!(error.contains("calls at 127.0.0.1:1 (user dialer)"), "{error}");
         assert!(!error.contains("hunter2"), "{error}");
+    }
+
+    #[tokio::test]
+    async fn a_balancer_without_a_server_behind_it_is_waited_for() {
+        let balancer = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let port = balancer.local_addr().unwrap().port();
+        let url = SecretString::from(format!("postgres://dialer:hunter2@127.0.0.1:{port}/calls"));
+        let waiting = connect(&url, Purpose::Steps, 1, Duration::from_secs(1));
+        let ending = async {
+            loop {
+                drop(balancer.accept().await);
+            }
+        };
+        let error = tokio::select! {
+            connected = waiting => connected.unwrap_err(),
+            () = ending => unreachable!("it goes on for ever"),
+        };
+        assert!(matches!(error, ConnectError::Unreachable { .. }), "{error}");
     }
 
     #[tokio::test]
