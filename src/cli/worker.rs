@@ -203,9 +203,10 @@ impl Running {
         };
         running.keepers.spawn(keeper.keep(control, running.keepers_stop.clone()));
         running.keep_tenure(&tenure, lease);
+        accounts.watch(config, &world, &running.stages, &stop).await;
+        // From here on nothing is waited for: a signal during the start finds no call under way that it would cut off.
         running.place(config, &world, &tenure, &accounts, &meter, &sending, &stop);
         running.upkeep(config, &world, &sending, &stop);
-        accounts.watch(config, &world, &running.stages, &stop).await;
         accounts.listen(config, &webhooks, &running.stages, &stop);
         gauges::start(&running.ledger, &metrics, &tenure, &running.keepers, &running.keepers_stop);
         let settings =
