@@ -1,12 +1,13 @@
 # `make demo` and `make test` need nothing but git, make, curl, a C compiler and Rust; the rest is installed if missing.
 CARGO ?= cargo
 
-.PHONY: demo test crash fmt lint check help
+.PHONY: demo test crash chaos fmt lint check help
 
 help:
 	@echo 'make demo    the main job, start to end, on private servers'
 	@echo 'make test    every test, on private servers'
 	@echo 'make crash   the crash table, each row 200 times (CRASH_TIMES=n: n times)'
+	@echo 'make chaos   everything goes wrong at once, for 10 minutes (SECONDS=n, SEED=n: that schedule again)'
 	@echo 'make fmt     format the sources'
 	@echo 'make lint    formatting and clippy, warnings are errors'
 	@echo 'make check   compile everything, run nothing'
@@ -24,6 +25,14 @@ CRASH_TIMES ?= 200
 crash:
 	@deploy/local/install.sh
 	@OUTDIAL_CRASH_TIMES=$(CRASH_TIMES) deploy/local/with-tmp.sh $(CARGO) test --locked --test it crash::
+
+# The seed is drawn and printed where none is given; `make test` has a short run with a fixed one.
+SECONDS ?= 600
+SEED ?=
+chaos:
+	@deploy/local/install.sh
+	@OUTDIAL_CHAOS_SECONDS=$(SECONDS) OUTDIAL_CHAOS_SEED=$(SEED) deploy/local/with-tmp.sh $(CARGO) test --locked --test it \
+		chaos::a_run_as_long_as_wanted -- --ignored --nocapture
 
 fmt:
 	$(CARGO) fmt

@@ -78,6 +78,11 @@ impl Postgres {
         self.kept.end_server(Signal::INT, STOP_MAX);
     }
 
+    /// Immediate shutdown, as `pg_ctl stop -m immediate`: nothing is tidied up, and `resume` recovers from the log.
+    pub fn stop_at_once(&mut self) {
+        self.kept.end_server(Signal::QUIT, STOP_MAX);
+    }
+
     /// The process dies by SIGKILL; the data stays for `resume`.
     pub fn kill9(&mut self) {
         self.kept.end_server(Signal::KILL, STOP_MAX);

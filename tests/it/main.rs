@@ -7,6 +7,7 @@
 )]
 
 mod answers;
+mod chaos;
 mod commands;
 mod controls;
 mod crash;

@@ -1,0 +1,236 @@
+//! The servers of a run, each a process of its own that can die, and the network between them and each worker.
+
+use std::collections::BTreeMap;
+use std::net::{Ipv4Addr, SocketAddr};
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use outdial::local::{Postgres, Rabbit};
+use outdial::synthflow::sandbox::Fault;
+use sqlx::PgPool;
+use tempfile::TempDir;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpStream;
+use tokio::sync::Mutex;
+
+use super::proxy::{Line, Proxy};
+use super::routes::Routes;
+use super::schedule::{CREW_MAX, Server};
+use crate::support::stage::KEY;
+use crate::support::{Database, Outdial, database_on, own_postgres, own_rabbit};
+
+const SOON: Duration = Duration::from_secs(60);
+/// The shortest that is allowed: what a dead or sleeping worker left is taken over the sooner.
+pub const LEASE: &str = "3s";
+const QUARANTINE: &str = "5s";
+
+pub struct Ground {
+    pub db: PgPool,
+    database: Database,
+    /// `None` only while somebody stops or starts it.
+    postgres: Mutex<Option<Postgres>>,
+    rabbit: Mutex<Option<Rabbit>>,
+    provider: Mutex<Outdial>,
+    links: Vec<Links>,
+    amqp_url: String,
+    files: TempDir,
+}
+
+/// Of one worker.
+struct Links {
+    database: Proxy,
+    broker: Proxy,
+    provider: Proxy,
+}
+
+impl Links {
+    fn to(&self, server: Server) -> &Proxy {
+        match server {
+            Server::Database => &self.database,
+            Server::Broker => &self.broker,
+            Server::Provider => &self.provider,
+        }
+    }
+}
+
+impl Ground {
+    pub async fn new(routes: &Routes, seed: u64) -> Self {
+        let (postgres, rabbit) = tokio::join!(own_postgres(), own_rabbit());
+        let database = database_on(&postgres).await;
+        let files = tempfile::tempdir().unwrap();
+        std::fs::write(files.path().join("sandbox.toml"), routes.sandbox(seed)).unwrap();
+        let (provider, address) = start_provider(files.path()).await;
+        let local = |port| SocketAddr::from((Ipv4Addr::LOCALHOST, port));
+        let mut links = Vec::new();
+        for _ in 0..CREW_MAX {
+            links.push(Links {
+                database: Proxy::to(local(postgres.port())).await.unwrap(),
+                broker: Proxy::to(local(rabbit.port())).await.unwrap(),
+                provider: Proxy::to(address).await.unwrap(),
+            });
+        }
+        Self {
+            db: PgPool::connect(&database.url).await.unwrap(),
+            database,
+            amqp_url: rabbit.amqp_url(),
+            postgres: Mutex::new(Some(postgres)),
+            rabbit: Mutex::new(Some(rabbit)),
+            provider: Mutex::new(provider),
+            links,
+            files,
+        }
+    }
+
+    /// The broker's, without a proxy: for those who publish and those who listen.
+    pub fn amqp_url(&self) -> &str {
+        &self.amqp_url
+    }
+
+    pub fn ledger_file(&self) -> PathBuf {
+        self.files.path().join("ledger.ndjson")
+    }
+
+    /// Of a worker behind its proxies, or of a command without (`None`).
+    pub fn env(&self, worker: Option<usize>, more: &[(String, String)]) -> BTreeMap<String, String> {
+        let links = worker.map(|n| &self.links[n]);
+        let at = |url: &str, proxy: Option<&Proxy>| {
+            proxy.map_or(url.to_owned(), |p| with_port(url, p.address().port()))
+        };
+        let provider = self.links[worker.unwrap_or(0)].provider.address();
+        let mut env: BTreeMap<String, String> = [
+            ("DATABASE_URL", at(&self.database.url, links.map(|l| &l.database))),
+            ("AMQP_URL", at(&self.amqp_url, links.map(|l| &l.broker))),
+            ("SYNTHFLOW_BASE_URL", format!("http://{provider}/v2")),
+            ("SYNTHFLOW_API_KEY", KEY.to_owned()),
+            ("OUTDIAL__HTTP__LISTEN", "127.0.0.1:0".to_owned()),
+            ("OUTDIAL__CALLS__POLL", "500ms".to_owned()),
+            ("OUTDIAL__CALLS__READS_PER_SECOND", "50".to_owned()),
+            ("OUTDIAL__WORKER__LEASE", LEASE.to_owned()),
+            ("OUTDIAL__WORKER__DRAIN", "10s".to_owned()),
+            ("OUTDIAL__RECONCILE__QUARANTINE", QUARANTINE.to_owned()),
+            ("RUST_LOG", "info".to_owned()),
+        ]
+        .map(|(name, value)| (name.to_owned(), value))
+        .into();
+        env.extend(more.iter().cloned());
+        env
+    }
+
+    /// The server dies, stays away for so long, and comes back with what it had.
+    pub async fn down(&self, server: Server, gone: Duration) {
+        match server {
+            Server::Database => away(&self.postgres, Postgres::stop_at_once, gone, Postgres::resume).await,
+            Server::Broker => away(&self.rabbit, Rabbit::kill9, gone, Rabbit::resume).await,
+            Server::Provider => {
+                let mut provider = self.provider.lock().await;
+                provider.kill9();
+                tokio::time::sleep(gone).await;
+                self.revive(&mut provider).await;
+            }
+        }
+    }
+
+    /// Starts the provider anew where a fault has ended it; says whether it had.
+    pub async fn tend(&self) -> bool {
+        let Ok(mut provider) = self.provider.try_lock() else { return false };
+        let dead = provider.ended().is_some();
+        if dead {
+            self.revive(&mut provider).await;
+        }
+        dead
+    }
+
+    async fn revive(&self, provider: &mut Outdial) {
+        let address;
+        (*provider, address) = start_provider(self.files.path()).await;
+        self.links.iter().for_each(|links| links.provider.move_to(address));
+    }
+
+    pub fn cut(&self, worker: Option<usize>, server: Server) {
+        self.links_of(worker, server).for_each(Proxy::cut);
+    }
+
+    pub fn set_line(&self, worker: Option<usize>, server: Server, line: Line) {
+        self.links_of(worker, server).for_each(|proxy| proxy.set(line));
+    }
+
+    fn links_of(&self, worker: Option<usize>, server: Server) -> impl Iterator<Item = &Proxy> {
+        let which = self.links.iter().enumerate().filter(move |(n, _)| worker.is_none_or(|w| w == *n));
+        which.map(move |(_, links)| links.to(server))
+    }
+
+    /// Nothing where the provider is away: it comes back without faults.
+    pub async fn set_faults(&self, table: &[Fault]) {
+        let provider = self.provider.lock().await;
+        let address = address_of(&provider).await;
+        let body = serde_json::to_string(table).unwrap();
+        let request = format!(
+            "PUT /sandbox/faults HTTP/1.0\r\ncontent-type: application/json\r\ncontent-length: {}\r\n\r\n{body}",
+            body.len()
+        );
+        let put = async || -> std::io::Result<String> {
+            let mut stream = TcpStream::connect(address).await?;
+            stream.write_all(request.as_bytes()).await?;
+            let mut answer = String::new();
+            stream.read_to_string(&mut answer).await?;
+            Ok(answer)
+        };
+        if let Ok(answer) = put().await {
+            assert!(answer.starts_with("HTTP/1.0 200") || answer.is_empty(), "{answer}");
+        }
+    }
+
+    /// Everything is up, and the network and the provider are as they should be.
+    pub async fn heal(&self) {
+        for server in [Server::Database, Server::Broker, Server::Provider] {
+            self.set_line(None, server, Line::default());
+        }
+        self.tend().await;
+        self.set_faults(&[]).await;
+    }
+}
+
+/// Both steps block their thread.
+async fn away<S: Send + 'static>(
+    server: &Mutex<Option<S>>,
+    stop: fn(&mut S),
+    gone: Duration,
+    resume: fn(&mut S) -> Result<(), outdial::local::LocalError>,
+) {
+    let mut held = server.lock().await;
+    let mut stopped = held.take().expect("whoever takes it brings it back");
+    let stopping = move || {
+        stop(&mut stopped);
+        stopped
+    };
+    let mut stopped = tokio::task::spawn_blocking(stopping).await.unwrap();
+    tokio::time::sleep(gone).await;
+    let resuming = move || {
+        resume(&mut stopped).unwrap_or_else(|error| panic!("{error}"));
+        stopped
+    };
+    *held = Some(tokio::task::spawn_blocking(resuming).await.unwrap());
+}
+
+async fn start_provider(files: &Path) -> (Outdial, SocketAddr) {
+    let file = |name: &str| files.join(name).to_string_lossy().into_owned();
+    let (config, ledger) = (file("sandbox.toml"), file("ledger.ndjson"));
+    let listen = ["--listen", "127.0.0.1:0"];
+    let arguments = [&["sandbox", "--config", &config, "--ledger", &ledger][..], &listen].concat();
+    let provider = Outdial::start(&arguments, &[]);
+    let address = address_of(&provider).await;
+    (provider, address)
+}
+
+async fn address_of(provider: &Outdial) -> SocketAddr {
+    let line = provider.line(SOON, "SYNTHFLOW_BASE_URL=").await;
+    let (_, url) = line.split_once("http://").unwrap();
+    url.trim_end_matches("/v2").parse().unwrap()
+}
+
+/// The URL with another port.
+fn with_port(url: &str, port: u16) -> String {
+    let (before, after) = url.split_once("@127.0.0.1:").expect("a private server's URL");
+    let path = after.split_once('/').map_or("", |(_, path)| path);
+    format!("{before}@127.0.0.1:{port}/{path}")
+}

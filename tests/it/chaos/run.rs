@@ -1,0 +1,288 @@
+//! One run: begin, go wrong by the schedule, heal, settle, judge.
+
+use std::collections::{HashMap, HashSet};
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use futures_util::StreamExt;
+use futures_util::stream::FuturesUnordered;
+use outdial::clock;
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+
+use super::evidence::{Evidence, keep_events, queued};
+use super::fleet::Fleet;
+use super::ground::Ground;
+use super::load::Publisher;
+use super::oracle::Verdict;
+use super::proxy::{Line, Way};
+use super::routes::{Routes, TIME_SCALE};
+use super::schedule::{CREW, CREW_MAX, Deed, Event, Server, schedule};
+use super::tally::Tally;
+use super::windows::Lateness;
+use crate::support::stage::NAME;
+use crate::support::{Outdial, eventually};
+
+const JOBS_PER_SECOND: usize = 40;
+/// After the schedule: hung answers, back-offs and the quarantine have to pass, and the backlog to be worked off.
+const SETTLE_MAX: Duration = Duration::from_secs(240);
+/// Between two looks at processes that may have ended by themselves.
+const TEND: Duration = Duration::from_millis(250);
+const SOON: Duration = Duration::from_secs(60);
+/// Breaches of one kind whose stories are told.
+const STORIES: usize = 3;
+
+#[derive(Clone)]
+struct Run {
+    ground: Arc<Ground>,
+    fleet: Arc<Fleet>,
+    tally: Arc<Tally>,
+}
+
+/// Fails where something that was promised doesn't hold.
+pub async fn run(seed: u64, length: Duration) {
+    println!("chaos: OUTDIAL_CHAOS_SEED={seed} OUTDIAL_CHAOS_SECONDS={}", length.as_secs());
+    let events = schedule(seed, length);
+    events.iter().for_each(|event| println!("{event}"));
+
+    let routes = Routes { jobs_per_second: JOBS_PER_SECOND };
+    let run = Run::begin(&routes, seed).await;
+    let (tasks, stop, until) = (TaskTracker::new(), CancellationToken::new(), CancellationToken::new());
+    let publisher = Publisher::new(run.ground.amqp_url(), seed);
+    let publishing = tasks.spawn(publisher.run(JOBS_PER_SECOND, stop.clone()));
+    let (watching, unwatched) = (run.tally.clone(), until.clone());
+    tasks.spawn(async move { watching.watch_the_machine(unwatched).await });
+    let all = async {
+        run.play(events, length).await;
+        stop.cancel();
+        run.ground.heal().await;
+        run.fleet.scale(CREW).await;
+        let published = publishing.await.unwrap();
+        run.settle(published.jobs.len() as i64).await;
+        published
+    };
+    let published = tokio::select! {
+        published = all => published,
+        () = run.tend() => unreachable!("it goes on for ever"),
+    };
+    until.cancel();
+    tasks.close();
+    tasks.wait().await;
+    run.fleet.scale(0).await;
+
+    let waiting = async || (queued(run.ground.amqp_url()).await == 0).then_some(());
+    eventually(SOON, waiting).await;
+    let found =
+        Evidence::gather(&run.ground.db, run.ground.amqp_url(), &run.ground.ledger_file(), TIME_SCALE).await;
+    let lateness = Lateness { troubles: run.tally.troubles() };
+    let mut verdict = Verdict::of(&found, &published, &routes, &lateness);
+    run.printed(&found, &mut verdict).await;
+    run.keep().await;
+    run.report(seed, &mut verdict).await;
+}
+
+impl Run {
+    async fn begin(routes: &Routes, seed: u64) -> Self {
+        let ground = Arc::new(Ground::new(routes, seed).await);
+        let tally = Arc::new(Tally::default());
+        let caps = routes.account_limits().windows[0].1.to_string();
+        let settings = vec![("OUTDIAL__ACCOUNTS__DEFAULT__CALLS_PER_SECOND".to_owned(), caps)];
+        let fleet = Arc::new(Fleet::new(ground.clone(), tally.clone(), settings));
+        let run = Self { ground, fleet, tally };
+        let file = tempfile::NamedTempFile::new().unwrap();
+        std::fs::write(file.path(), routes.file()).unwrap();
+        run.command(&["routing", "apply", file.path().to_str().unwrap()]).await;
+        run.fleet.scale(CREW).await;
+        run.fleet.started().await;
+        keep_events(run.ground.amqp_url()).await;
+        run
+    }
+
+    async fn command(&self, arguments: &[&str]) -> String {
+        let env = self.ground.env(None, &[]);
+        let env: Vec<(&str, &str)> =
+            env.iter().map(|(name, value)| (name.as_str(), value.as_str())).collect();
+        let (status, printed) = Outdial::start(arguments, &env).wait(SOON).await;
+        assert!(status.success(), "outdial {arguments:?}: {status}\n{printed}");
+        printed
+    }
+
+    async fn tend(&self) {
+        loop {
+            self.fleet.tend().await;
+            if self.ground.tend().await {
+                self.tally.count("Provider died of an answer");
+            }
+            tokio::time::sleep(TEND).await;
+        }
+    }
+
+    /// Each deed in its time, beside those that still last.
+    async fn play(&self, events: Vec<Event>, length: Duration) {
+        let (start, mut deeds) = (clock::monotonic(), FuturesUnordered::new());
+        let mut events = events.into_iter();
+        loop {
+            let next = events.next();
+            let until = start + next.as_ref().map_or(length, |event| event.at);
+            while clock::monotonic() < until {
+                tokio::select! {
+                    () = tokio::time::sleep_until(until) => {}
+                    Some(()) = deeds.next(), if !deeds.is_empty() => {}
+                }
+            }
+            match next {
+                Some(event) => deeds.push(self.act(event.deed)),
+                None => break,
+            }
+        }
+        while deeds.next().await.is_some() {}
+    }
+
+    async fn act(&self, deed: Deed) {
+        let ms = Duration::from_millis;
+        let since = clock::wall();
+        match deed {
+            Deed::Kill { worker, gone_ms } => {
+                self.fleet.kill(worker, ms(gone_ms)).await;
+                self.tally.count("worker killed");
+            }
+            Deed::Pause { worker, ms: length } => {
+                self.fleet.pause(worker, ms(length)).await;
+                self.tally.count("worker stopped and continued");
+            }
+            Deed::Down { server, gone_ms } => {
+                self.ground.down(server, ms(gone_ms)).await;
+                self.tally.count(&format!("{server:?} killed and restarted"));
+            }
+            Deed::Cut { worker, server } => {
+                self.ground.cut(worker, server);
+                self.tally.count(&format!("{server:?} cut"));
+            }
+            Deed::Line { worker, server, line, ms: length } => {
+                self.ground.set_line(worker, server, line);
+                tokio::time::sleep(ms(length)).await;
+                self.ground.set_line(worker, server, Line::default());
+                if server == Server::Provider && line.there != Way::Pass {
+                    self.tally.trouble("the network", since);
+                }
+                self.tally.count(&format!("{server:?} {}", name(line)));
+            }
+            Deed::Faults { table, ms: length } => {
+                self.ground.set_faults(&table).await;
+                tokio::time::sleep(ms(length)).await;
+                self.ground.set_faults(&[]).await;
+                self.tally.count("Provider with faults");
+            }
+            Deed::Scale { ms: length } => {
+                for workers in [1, CREW_MAX, 2, CREW] {
+                    self.fleet.scale(workers).await;
+                    tokio::time::sleep(ms(length)).await;
+                }
+                self.tally.count("scaled 1, 8, 2");
+            }
+            Deed::Roll => {
+                self.fleet.roll().await;
+                self.tally.count("rolling restart");
+            }
+            Deed::Clock { .. } => self.tally.count("skipped: steps of the clock (no libfaketime here)"),
+            Deed::DiskFull { .. } => self.tally.count("skipped: disk full (no small file system here)"),
+        }
+    }
+
+    /// Until every job has come to its end.
+    async fn settle(&self, jobs: i64) {
+        let query =
+            "select state || coalesce(' ' || reason, ''), count(*) from reporting.jobs group by 1 order by 1";
+        let since = clock::monotonic();
+        let mut standing: Vec<(String, i64)> = Vec::new();
+        while since.elapsed() < SETTLE_MAX {
+            standing = sqlx::query_as(query).fetch_all(&self.ground.db).await.unwrap_or_default();
+            let over =
+                standing.iter().filter(|(state, _)| state.starts_with("done") || state.starts_with("review"));
+            let outbox: Result<i64, _> =
+                sqlx::query_scalar("select count(*) from outdial.outbox").fetch_one(&self.ground.db).await;
+            if over.map(|(_, n)| n).sum::<i64>() == jobs && outbox.is_ok_and(|events| events == 0) {
+                println!("chaos: settled {:.1} s after the schedule", since.elapsed().as_secs_f64());
+                return;
+            }
+            tokio::time::sleep(TEND).await;
+        }
+        self.tally.odd(format!("not settled after {SETTLE_MAX:?}: {standing:?} of {jobs}"));
+    }
+
+    /// What the workers have said: nothing of any callee, and nothing of a fault of their own.
+    async fn printed(&self, found: &Evidence, verdict: &mut Verdict) {
+        let printed = self.fleet.printed().await;
+        let phones: HashSet<&str> =
+            found.jobs.values().flat_map(|job| [&job.phone[1..], &job.phone[2..]]).collect();
+        for text in &printed {
+            for line in text.lines() {
+                let told = line.split(|c: char| !c.is_ascii_digit()).any(|digits| phones.contains(digits));
+                if told || line.contains(NAME) || line.contains("panicked") {
+                    verdict.breach(None, format!("a worker printed: {line}"));
+                }
+            }
+        }
+        for (what, must_be) in [
+            ("worker.taken_over", true),
+            ("worker.fenced", true),
+            ("link to the broker lost", true),
+            ("limit.violation.prevented", false),
+        ] {
+            let n = printed.iter().map(|text| text.matches(what).count()).sum();
+            verdict.figure(format!("logged {what}"), n);
+            if must_be && n == 0 {
+                verdict.breach(None, format!("the run proves nothing: there was no {what}"));
+            }
+        }
+        verdict.figure("bytes of logs", printed.iter().map(String::len).sum());
+    }
+
+    /// For a closer look: the ledger and what the workers printed, in the folder `OUTDIAL_CHAOS_KEEP`.
+    async fn keep(&self) {
+        let Some(folder) = std::env::var_os("OUTDIAL_CHAOS_KEEP").map(PathBuf::from) else { return };
+        std::fs::create_dir_all(&folder).unwrap();
+        std::fs::copy(self.ground.ledger_file(), folder.join("ledger.ndjson")).unwrap();
+        for (n, printed) in self.fleet.printed().await.iter().enumerate() {
+            std::fs::write(folder.join(format!("worker-{n}.log")), printed).unwrap();
+        }
+    }
+
+    async fn report(&self, seed: u64, verdict: &mut Verdict) {
+        let counts = self.tally.counts();
+        for (what, n) in &counts {
+            println!("{n:>9}  {what}");
+        }
+        for (what, n) in &verdict.figures {
+            println!("{n:>9}  {what}");
+        }
+        self.tally.odds().iter().for_each(|odd| println!("odd: {odd}"));
+        let mut told: HashMap<&str, usize> = HashMap::new();
+        for breach in &verdict.breaches {
+            let kind = breach.what.split(':').next().unwrap_or_default();
+            let stories = told.entry(kind).or_default();
+            *stories += 1;
+            if *stories > STORIES {
+                continue;
+            }
+            println!("BREACH {}", breach.what);
+            if let Some(job) = &breach.job {
+                println!("{}", self.command(&["job", "show", job]).await);
+            }
+        }
+        let n = verdict.breaches.len();
+        assert_eq!(n, 0, "{n} breaches; OUTDIAL_CHAOS_SEED={seed} gives the same schedule again");
+    }
+}
+
+fn name(line: Line) -> &'static str {
+    match (line.refused, line.there, line.back) {
+        (true, ..) => "refused",
+        (_, Way::Hole, Way::Hole) => "a hole both ways",
+        (_, Way::Hole, _) => "a hole there",
+        (_, _, Way::Hole) => "a hole back",
+        (_, Way::Slow(_), _) => "slow both ways",
+        _ => "slow back",
+    }
+}

@@ -1,0 +1,143 @@
+//! Limits, judged where calls arrive.
+//!
+//! A call belongs to its slot: it arrives between the slot and the slack's end, or it is late. Nobody can hold a window
+//! against what is late: a process that is stopped between its last check and the write, or a network or a machine that
+//! holds a request up. So what is timely must hold every window; what is late must have a cause that the run has noted;
+//! and what windows would hold with it is told apart.
+
+use std::collections::BTreeMap;
+
+use super::evidence::{Evidence, Post};
+use super::oracle::Verdict;
+use super::routes::{Limits, Routes};
+use super::tally::Trouble;
+use crate::support::stage::most_in_window;
+
+/// `limits.slack_ms`, and what two clocks of one machine may differ in reading.
+const SLACK_US: i64 = 100_000 + 5_000;
+
+#[derive(Debug)]
+pub struct Lateness {
+    pub troubles: Vec<Trouble>,
+}
+
+struct Arrival<'a> {
+    post: &'a Post,
+    job: Option<&'a str>,
+    campaign: Option<&'a str>,
+    /// `None`: in time. `Some(None)`: late, and nobody knows why.
+    late: Option<Option<&'static str>>,
+    /// After its slot.
+    late_us: Option<i64>,
+}
+
+impl Lateness {
+    pub fn judge(&self, found: &Evidence, routes: &Routes, verdict: &mut Verdict) {
+        let arrivals: Vec<Arrival> = found.posts.iter().map(|post| self.arrival(found, post)).collect();
+        let mut late: BTreeMap<&str, usize> = BTreeMap::new();
+        for cause in arrivals.iter().filter_map(|a| a.late) {
+            *late.entry(cause.unwrap_or("nothing known")).or_default() += 1;
+        }
+        let mut by_thing: BTreeMap<(&str, &str), Vec<&Arrival>> = BTreeMap::new();
+        for arrival in &arrivals {
+            let number = arrival.post.entry.from_phone_number.as_deref().unwrap_or_default();
+            by_thing.entry(("account", "default")).or_default().push(arrival);
+            by_thing.entry(("number", number)).or_default().push(arrival);
+            by_thing.entry(("campaign", arrival.campaign.unwrap_or_default())).or_default().push(arrival);
+        }
+        let (mut above, mut above_by_late, mut fullest) = (0, 0, 0);
+        for ((kind, key), of) in &by_thing {
+            let limits = match *kind {
+                "account" => Some(routes.account_limits()),
+                "number" => Some(routes.number_limits()),
+                _ => routes.campaign_limits(key),
+            };
+            let Some(limits) = limits else { continue };
+            let (broken, by_late, full) = judge_one(&limits, of);
+            above += broken.len();
+            above_by_late += by_late;
+            fullest += full;
+            for what in broken {
+                verdict.breach(of[0].job, format!("{kind} {key}: {what}"));
+            }
+        }
+        verdict.figure("windows and places above a limit", above);
+        verdict.figure("windows used to the full", fullest);
+        verdict.figure("windows above a limit by what was late", above_by_late);
+        verdict.figure("late arrivals", late.values().sum());
+        let most = arrivals.iter().filter(|a| a.late.is_some()).filter_map(|a| a.late_us).max();
+        verdict.figure("latest arrival after its slot, ms", most.unwrap_or(0) as usize / 1_000);
+        for past_ms in [150, 200, 300, 500] {
+            let unexplained = arrivals.iter().filter(|a| a.late == Some(None));
+            let so_late = unexplained.filter(|a| a.late_us.is_some_and(|us| us > past_ms * 1_000)).count();
+            verdict.figure(format!("late arrivals by nothing known, after {past_ms} ms"), so_late);
+        }
+        for (cause, n) in late {
+            verdict.figure(format!("late arrivals by {cause}"), n);
+        }
+    }
+
+    fn arrival<'a>(&self, found: &'a Evidence, post: &'a Post) -> Arrival<'a> {
+        let attempt = found.attempt_of(post);
+        let late = attempt.filter(|a| post.entry.at_us > a.slot_us + SLACK_US).map(|attempt| {
+            let meanwhile = |t: &&Trouble| t.from_us <= post.entry.at_us && attempt.slot_us <= t.to_us;
+            self.troubles.iter().find(meanwhile).map(|trouble| trouble.what)
+        });
+        Arrival {
+            post,
+            job: attempt.map(|a| a.job_id.as_str()),
+            campaign: attempt.map(|a| a.campaign_id.as_str()),
+            late,
+            late_us: attempt.map(|a| post.entry.at_us - a.slot_us),
+        }
+    }
+}
+
+/// What is broken; how many windows are above their limit only by what was late; how many were full.
+fn judge_one(limits: &Limits, arrivals: &[&Arrival]) -> (Vec<String>, usize, usize) {
+    let (mut broken, mut by_late, mut full) = (Vec::new(), 0, 0);
+    let unexplained = arrivals.iter().filter(|a| a.late == Some(None)).count();
+    for &(seconds, calls) in &limits.windows {
+        let most = |wanted: &dyn Fn(&Arrival) -> bool| {
+            most_in_window(arrivals.iter().filter(|a| wanted(a)).map(|a| a.post.entry.mono_us), seconds)
+        };
+        let explained = most(&|a| !matches!(a.late, Some(Some(_))));
+        if explained > calls {
+            broken.push(format!("{explained} calls in {seconds} s, and {calls} may be; {unexplained} of it were late, nobody knows why"));
+        }
+        by_late += usize::from(most(&|_| true) > calls && explained <= calls);
+        full += usize::from(explained == calls);
+    }
+    if let Some(calls) = limits.concurrent {
+        let at_once = most_at_once(arrivals.iter().filter_map(|a| a.post.call));
+        if at_once > calls {
+            broken.push(format!("{at_once} calls at once, and {calls} may be"));
+        }
+        full += usize::from(at_once == calls);
+    }
+    (broken, by_late, full)
+}
+
+/// Of calls (begin, end).
+fn most_at_once(calls: impl Iterator<Item = (u64, u64)>) -> usize {
+    // At one moment ends come before beginnings.
+    let mut steps: Vec<(u64, i32)> = calls.flat_map(|(from, to)| [(from, 1), (to, -1)]).collect();
+    steps.sort_unstable();
+    let (mut now, mut most) = (0, 0);
+    for (_, step) in steps {
+        now += step;
+        most = most.max(now);
+    }
+    most as usize
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn calls_that_touch_are_not_at_once() {
+        assert_eq!(most_at_once([(0, 10), (10, 20), (5, 15)].into_iter()), 2);
+        assert_eq!(most_at_once([(0, 10), (10, 20)].into_iter()), 1);
+    }
+}
