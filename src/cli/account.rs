@@ -6,11 +6,11 @@ use clap::Subcommand;
 use serde_json::{Value, json};
 
 use super::output::{self, Output, Table, cell};
-use super::{Context, Failure, connect, demand_schema};
+use super::{Context, Failure};
 use crate::config::{Config, Needs};
 use crate::core::ids::AccountName;
 use crate::store::stops::{self, AccountTo};
-use crate::store::{self, Pool, Purpose, reporting};
+use crate::store::{Pool, reporting};
 
 #[derive(Debug, clap::Args)]
 pub struct Args {
@@ -38,9 +38,7 @@ struct One {
 }
 
 pub async fn run(args: Args, context: &Context) -> Result<(), Failure> {
-    let config = context.config(Needs::DATABASE)?;
-    let pool = connect(&config, Purpose::Command, store::PATIENCE_OF_COMMANDS).await?;
-    demand_schema(&pool).await?;
+    let (config, pool) = context.ledger(Needs::DATABASE).await?;
     match args.action {
         Action::List(output) => list(&config, &pool, output).await,
         Action::Pause(one) => set(&config, &pool, &one, AccountTo::Paused).await,

@@ -4,12 +4,12 @@ use clap::Subcommand;
 use serde_json::Value;
 
 use super::output::{self, Output, Table, cell};
-use super::{Context, Failure, connect, demand_schema};
+use super::{Context, Failure};
 use crate::config::Needs;
 use crate::core::events::EventTypes;
 use crate::core::ids::CampaignId;
 use crate::store::stops::{self, CampaignTo};
-use crate::store::{self, Pool, Purpose, reporting};
+use crate::store::{Pool, reporting};
 
 #[derive(Debug, clap::Args)]
 pub struct Args {
@@ -39,9 +39,7 @@ struct One {
 }
 
 pub async fn run(args: Args, context: &Context) -> Result<(), Failure> {
-    let config = context.config(Needs::DATABASE)?;
-    let pool = connect(&config, Purpose::Command, store::PATIENCE_OF_COMMANDS).await?;
-    demand_schema(&pool).await?;
+    let (config, pool) = context.ledger(Needs::DATABASE).await?;
     match args.action {
         Action::List(output) => list(&pool, output).await,
         Action::Pause(one) => set(&pool, &one, CampaignTo::Paused, config.events).await,

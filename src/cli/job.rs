@@ -6,12 +6,11 @@ use clap::Subcommand;
 use serde_json::Value;
 
 use super::output::{self, Output, cell};
-use super::{Context, Failure, connect, demand_schema};
+use super::{Context, Failure};
 use crate::config::Needs;
 use crate::core::ids::JobId;
 use crate::store::reporting::{self, JobStory};
 use crate::store::stops::{self, Cancelled};
-use crate::store::{self, Purpose};
 
 #[derive(Debug, clap::Args)]
 pub struct Args {
@@ -39,9 +38,7 @@ struct One {
 }
 
 pub async fn run(args: Args, context: &Context) -> Result<(), Failure> {
-    let config = context.config(Needs::DATABASE)?;
-    let pool = connect(&config, Purpose::Command, store::PATIENCE_OF_COMMANDS).await?;
-    demand_schema(&pool).await?;
+    let (config, pool) = context.ledger(Needs::DATABASE).await?;
     match args.action {
         Action::Show { one, output } => {
             let story = reporting::job_story(&pool, &one.job).await?.ok_or_else(|| unknown(&one.job))?;

@@ -1,13 +1,15 @@
 //! `outdial migrate`: brings the database's schema up to this version. The only thing that does.
 
-use super::{Context, Failure, output};
-use crate::store;
+use super::{Context, Failure, connect, output};
+use crate::config::Needs;
+use crate::store::{self, Purpose};
 
 #[derive(Debug, clap::Args)]
 pub struct Args {}
 
 pub async fn run(_args: Args, context: &Context) -> Result<(), Failure> {
-    let pool = context.database(store::PATIENCE_AT_START).await?;
+    let config = context.config(Needs::DATABASE)?;
+    let pool = connect(&config, Purpose::Command, store::PATIENCE_AT_START).await?;
     let applied = store::migrate(&pool).await.map_err(|error| {
         Failure::new(format!("the schema can't be brought up to date: {error}"))
             .mend("the step that failed left nothing behind; correct the cause and run it again")

@@ -103,17 +103,12 @@ impl Context {
         Ok(config)
     }
 
-    /// A connection to the database whose schema this program fits; what most commands need.
-    pub async fn ledger(&self) -> Result<Pool, Failure> {
-        let pool = self.database(store::PATIENCE_OF_COMMANDS).await?;
+    /// The configuration, and a connection to the database whose schema this program fits: what most commands need.
+    pub async fn ledger(&self, needs: Needs) -> Result<(Config, Pool), Failure> {
+        let config = self.config(needs)?;
+        let pool = connect(&config, Purpose::Command, store::PATIENCE_OF_COMMANDS).await?;
         demand_schema(&pool).await?;
-        Ok(pool)
-    }
-
-    /// A connection to the database, whatever its schema.
-    pub async fn database(&self, patience: Duration) -> Result<Pool, Failure> {
-        let config = self.config(Needs::DATABASE)?;
-        connect(&config, Purpose::Command, patience).await
+        Ok((config, pool))
     }
 }
 

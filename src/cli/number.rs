@@ -5,6 +5,7 @@ use serde_json::Value;
 
 use super::output::{self, Output, Table, cell};
 use super::{Context, Failure};
+use crate::config::Needs;
 use crate::store::reporting;
 
 #[derive(Debug, clap::Args)]
@@ -21,7 +22,7 @@ enum Action {
 
 pub async fn run(args: Args, context: &Context) -> Result<(), Failure> {
     let Action::List(output) = args.action;
-    let pool = context.ledger().await?;
+    let (_, pool) = context.ledger(Needs::DATABASE).await?;
     let numbers = reporting::numbers(&pool).await?;
     if output.json {
         return output::print_json(&numbers);

@@ -6,13 +6,13 @@ use std::sync::Arc;
 use clap::Subcommand;
 
 use super::output::{self, Output, Table};
-use super::{Context, Failure, connect, demand_schema};
+use super::{Context, Failure};
 use crate::config::{Config, Needs};
 use crate::core::ids::{AccountName, ModelId};
 use crate::core::outcome::ProviderError;
 use crate::core::phone::E164;
 use crate::engine::pool::{Reader, RulesNow, Synced};
-use crate::store::{self, AgentRow, NumberRow, Pool, Purpose};
+use crate::store::{self, AgentRow, NumberRow, Pool};
 use crate::synthflow::{Client, ClientConfig};
 
 #[derive(Debug, clap::Args)]
@@ -87,7 +87,7 @@ fn number(text: &str) -> Result<E164, String> {
 pub async fn run(args: Args, context: &Context) -> Result<(), Failure> {
     match args.action {
         Action::Show(show) => {
-            let pool = context.ledger().await?;
+            let (_, pool) = context.ledger(Needs::DATABASE).await?;
             shown(&pool, &show).await
         }
         Action::Sync(one) => {
@@ -172,9 +172,7 @@ struct Desk {
 
 impl Desk {
     async fn open(context: &Context, one: One) -> Result<Self, Failure> {
-        let config = context.config(Needs::PROVIDER)?;
-        let pool = connect(&config, Purpose::Command, store::PATIENCE_OF_COMMANDS).await?;
-        demand_schema(&pool).await?;
+        let (config, pool) = context.ledger(Needs::PROVIDER).await?;
         let (version, rules) = store::rules_in_use(&pool).await.map_err(Failure::new)?;
         let account = match (one.account, rules.agent(&one.model)) {
             (Some(account), _) => account,

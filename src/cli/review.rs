@@ -3,11 +3,10 @@
 use clap::{Subcommand, ValueEnum};
 
 use super::output::{self, Output, Table, cell};
-use super::{Context, Failure, connect, demand_schema};
+use super::{Context, Failure};
 use crate::config::Needs;
 use crate::core::ids::{AttemptId, CallId, CampaignId};
 use crate::store::reconcile::{self, Resolution, Reviewed};
-use crate::store::{self, Purpose};
 
 #[derive(Debug, clap::Args)]
 pub struct Args {
@@ -60,9 +59,7 @@ enum Outcome {
 }
 
 pub async fn run(args: Args, context: &Context) -> Result<(), Failure> {
-    let config = context.config(Needs::DATABASE)?;
-    let pool = connect(&config, Purpose::Command, store::PATIENCE_OF_COMMANDS).await?;
-    demand_schema(&pool).await?;
+    let (config, pool) = context.ledger(Needs::DATABASE).await?;
     match args.action {
         Action::List { campaign, limit, output } => {
             list(&reconcile::review(&pool, campaign.as_ref(), limit).await?, output)

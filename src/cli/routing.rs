@@ -8,12 +8,12 @@ use clap::Subcommand;
 use serde::Serialize;
 
 use super::output::{self, Output, Table};
-use super::{Context, Failure, connect, demand_schema};
+use super::{Context, Failure};
 use crate::config::{Config, Needs};
 use crate::core::ids::RoutingVersion;
 use crate::core::rules::{self, Settings, document};
+use crate::store::Pool;
 use crate::store::routing::{self, Applied};
-use crate::store::{self, Pool, Purpose};
 
 #[derive(Debug, clap::Args)]
 pub struct Args {
@@ -90,32 +90,25 @@ pub async fn run(args: Args, context: &Context) -> Result<(), Failure> {
     match args.action {
         Action::Apply(apply) => {
             let document = Document::read(&apply.file)?;
-            let (config, pool) = open(context).await?;
+            let (config, pool) = context.ledger(Needs::DATABASE).await?;
             put_into_use(&pool, &config, document, &apply.by.by).await
         }
         Action::Diff(diff) => {
             let document = Document::read(&diff.file)?;
-            let (_, pool) = open(context).await?;
+            let (_, pool) = context.ledger(Needs::DATABASE).await?;
             show_diff(&pool, &document.settings, diff.output).await
         }
-        Action::Export(export) => show_source(&open(context).await?.1, &export).await,
-        Action::Versions(versions) => list(&open(context).await?.1, &versions).await,
+        Action::Export(export) => show_source(&context.ledger(Needs::DATABASE).await?.1, &export).await,
+        Action::Versions(versions) => list(&context.ledger(Needs::DATABASE).await?.1, &versions).await,
         Action::Explain(asked) => explain::run(asked, context).await,
         Action::Rollback(rollback) => {
-            let (config, pool) = open(context).await?;
+            let (config, pool) = context.ledger(Needs::DATABASE).await?;
             let version = RoutingVersion(rollback.version);
             let (_, source) = existing(&pool, Some(version)).await?;
             let name = format!("version {}", rollback.version);
             put_into_use(&pool, &config, Document::understand(name, source)?, &rollback.by.by).await
         }
     }
-}
-
-async fn open(context: &Context) -> Result<(Config, Pool), Failure> {
-    let config = context.config(Needs::DATABASE)?;
-    let pool = connect(&config, Purpose::Command, store::PATIENCE_OF_COMMANDS).await?;
-    demand_schema(&pool).await?;
-    Ok((config, pool))
 }
 
 /// A routing file without a fault.

@@ -8,8 +8,8 @@ use chrono_tz::Tz;
 
 use super::super::output::{self, Output};
 use super::super::{Context, Failure};
-use super::{open, read_file};
-use crate::config::Config;
+use super::read_file;
+use crate::config::{Config, Needs};
 use crate::core::decide::{AccountState, Class, Explanation, Question, World, explain};
 use crate::core::ids::AccountName;
 use crate::core::job::{self, BODY_BYTES_MAX, Job, JobOptions};
@@ -37,7 +37,7 @@ pub(super) struct Explain {
 
 pub(super) async fn run(asked: Explain, context: &Context) -> Result<(), Failure> {
     let body = read_file(&asked.job, BODY_BYTES_MAX)?;
-    let (config, pool) = open(context).await?;
+    let (config, pool) = context.ledger(Needs::DATABASE).await?;
     let ledger = Ledger::onlooker(pool);
     let now = ledger.now().await.map_err(Failure::new)?;
     let options =
