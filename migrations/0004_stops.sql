@@ -1,7 +1,18 @@
 -- Stops and their ends, by a person or by the worker itself: one statement each. They hold the stop lock alone, so
 -- that once they have committed nothing is authorised that they forbid; the epoch tells the workers at once.
 
--- Sets a campaign's state. Answers what it was; null: there is no such campaign.
+-- Something stands otherwise than before: listeners hear of it, and the workers look again. p_field: its name in the event.
+create function outdial.tell_state(p_type text, p_field text, p_subject text, p_sequence bigint, p_state text, p_was text,
+    p_reason text, p_events text[]) returns void language plpgsql as $$
+begin
+    insert into outdial.outbox (type, subject, sequence, data)
+    select p_type, p_subject, p_sequence,
+           jsonb_strip_nulls(jsonb_build_object(p_field, p_subject, 'state', p_state, 'was', p_was, 'reason', p_reason))
+    where outdial.wants(p_events, p_type);
+    perform outdial.raise_epoch();
+end $$;
+
+-- Sets a campaign's state. Answers what it was; null: there is no such campaign; `canceled`: it stays so, for its jobs are over.
 create function outdial.set_campaign(p_campaign text, p_state text, p_reason text, p_events text[]) returns text
 language plpgsql as $$
 declare
@@ -10,17 +21,12 @@ declare
 begin
     perform outdial.stop_lock();
     select state into v_was from outdial.campaigns where campaign_id = p_campaign for update;
-    -- A pause never revives what was canceled.
-    if v_was is null or v_was = p_state or (v_was = 'canceled' and p_state = 'paused') then return v_was; end if;
+    if v_was is null or v_was in (p_state, 'canceled') then return v_was; end if;
     update outdial.campaigns
     set state = p_state, state_reason = p_reason, state_since = clock_timestamp(), event_seq = event_seq + 1,
         refused_in_a_row = case when p_state = 'active' then 0 else refused_in_a_row end
     where campaign_id = p_campaign returning event_seq into v_seq;
-    insert into outdial.outbox (type, subject, sequence, data)
-    select 'campaign.state_changed', p_campaign, v_seq,
-           jsonb_strip_nulls(jsonb_build_object('campaign_id', p_campaign, 'state', p_state, 'was', v_was, 'reason', p_reason))
-    where outdial.wants(p_events, 'campaign.state_changed');
-    perform outdial.raise_epoch();
+    perform outdial.tell_state('campaign.state_changed', 'campaign_id', p_campaign, v_seq, p_state, v_was, p_reason, p_events);
     return v_was;
 end $$;
 
@@ -41,10 +47,6 @@ begin
     where name = p_account returning event_seq into v_seq;
     -- What workers had found of its key is asked afresh.
     if p_state = 'active' then delete from outdial.worker_keys where account = p_account; end if;
-    insert into outdial.outbox (type, subject, sequence, data)
-    select 'account.state_changed', p_account, v_seq,
-           jsonb_strip_nulls(jsonb_build_object('account', p_account, 'state', p_state, 'was', v_was, 'reason', p_reason))
-    where outdial.wants(p_events, 'account.state_changed');
-    perform outdial.raise_epoch();
+    perform outdial.tell_state('account.state_changed', 'account', p_account, v_seq, p_state, v_was, p_reason, p_events);
     return v_was;
 end $$;

@@ -25,7 +25,7 @@ enum Action {
     Pause(One),
     /// Go on with a paused campaign
     Resume(One),
-    /// Cancel its waiting jobs, and those that are still to come; calls under way go on
+    /// Cancel it for good: its waiting jobs, and those that are still to come; calls under way go on
     Cancel(One),
 }
 
@@ -99,6 +99,11 @@ async fn set(pool: &Pool, one: &One, to: CampaignTo, events: EventTypes) -> Resu
         None => Err(Failure::new(format!("there is no campaign {campaign}"))
             .mend("outdial campaign list; a campaign is there from its first job or routing entry on")),
         Some(was) if was == to.as_str() => output::print(&format!("{campaign} is {was} already\n")),
+        // Its waiting jobs are over: going on would only look as if they were back.
+        Some(was) if was == CampaignTo::Canceled.as_str() => Err(Failure::new(format!(
+            "{campaign} is canceled, and stays so: its waiting jobs were canceled with it"
+        ))
+        .mend("publish what is still to be called under another campaign_id, with new job ids")),
         Some(was) => output::print(&format!("{campaign} is {} now (was {was})\n", to.as_str())),
     }
 }

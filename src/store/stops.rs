@@ -45,7 +45,7 @@ impl AccountTo {
     }
 }
 
-/// Sets a campaign's state; gives what it was, `None` where there is no such campaign.
+/// Sets a campaign's state; gives what it was, `None` where there is no such campaign. One that was canceled stays so.
 ///
 /// # Errors
 /// The database's.

@@ -70,8 +70,19 @@ async fn a_campaign_is_paused_resumed_and_canceled() {
         told.contains("is canceled now (was active)") && told.contains("2 waiting jobs canceled"),
         "{told}"
     );
+    // Its jobs are over: nothing looks as if they came back.
+    for action in ["resume", "pause"] {
+        let told = ground.failed(&["campaign", action, "spring-sale"]).await;
+        assert!(
+            told.contains("spring-sale is canceled") && told.contains("another campaign_id"),
+            "{action}: {told}"
+        );
+    }
+    let told = ground.done(&["campaign", "cancel", "spring-sale"]).await;
+    assert_eq!(told, "spring-sale is canceled already\n0 waiting jobs canceled\n");
+    assert_eq!(ground.text("select state from outdial.campaigns").await, "canceled");
 
-    // The epoch rose with each change, none with the pause of what was paused.
+    // The epoch rose with each change, and not where nothing changed.
     let after: i64 = ground.text(epoch).await.parse().unwrap();
     assert_eq!(after - before, 3);
     let events = "select string_agg(concat_ws(' ', subject, sequence, data ->> 'state'), ', ' order by id)
