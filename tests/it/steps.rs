@@ -163,6 +163,31 @@ async fn nothing_is_authorised_under_rules_that_were_replaced() {
 }
 
 #[tokio::test]
+async fn what_was_stopped_since_its_slot_gets_no_leave() {
+    let ledger = Ledger::new().await;
+    ledger.run("insert into outdial.agents (model_id, account) values ('agent', 'default')").await;
+    ledger.run("insert into outdial.numbers (number) select key from outdial.limits where kind = 3").await;
+    ledger.reserve(&[1]).await;
+    for (table, stopped, going, verdict) in [
+        ("control", "kill_switch = true", "kill_switch = false", "kill_switch"),
+        ("campaigns", "state = 'paused'", "state = 'active'", "campaign_paused"),
+        ("campaigns", "state = 'canceled'", "state = 'active'", "canceled"),
+        ("accounts", "state = 'paused'", "state = 'active'", "account_paused"),
+        ("agents", "state = 'unavailable'", "state = 'active'", "agent_unavailable"),
+        ("pool", "attached = false", "attached = true", "no_eligible_number"),
+        ("numbers", "state = 'resting'", "state = 'active'", "no_eligible_number"),
+        ("numbers", "state = 'quarantined'", "state = 'active'", "no_eligible_number"),
+        ("numbers", "state = 'retired'", "state = 'warming'", "no_eligible_number"),
+        ("reservations", "expires_at = now()", "expires_at = now() + interval '1 hour'", "expired"),
+    ] {
+        ledger.run(&format!("update outdial.{table} set {stopped}")).await;
+        assert_eq!(ledger.verdict(1).await.as_deref(), Some(verdict), "{table}: {stopped}");
+        ledger.run(&format!("update outdial.{table} set {going}")).await;
+    }
+    ledger.authorise(1).await;
+}
+
+#[tokio::test]
 async fn a_worker_whose_lease_ran_out_gets_no_leave_and_no_slot() {
     let ledger = Ledger::new().await;
     ledger.reserve(&[1]).await;

@@ -78,11 +78,8 @@ async fn jobs_of_one_callee_at_the_same_time_over_two_workers_go_from_one_number
     let stage = Stage::new(sandbox_config(&pool)).await;
     let _workers = (stage.worker(&[]).await, stage.worker(&[]).await);
     let phones: Vec<String> = callees(40).collect();
-    let jobs: Vec<_> = (0..3)
-        .flat_map(|round| {
-            phones.iter().enumerate().map(move |(n, phone)| job(&format!("{n}-{round}"), "c", phone))
-        })
-        .collect();
+    // Those of one callee in a row, so that they are asked for together.
+    let jobs: Vec<_> = (0..120).map(|n| job(&format!("{}-{}", n / 3, n % 3), "c", &phones[n / 3])).collect();
     stage.publish(&jobs).await;
     stage.jobs("waiting", Some("no_route"), 120, LONG).await;
     // All are there when both workers may begin.
