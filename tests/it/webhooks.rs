@@ -1,5 +1,7 @@
 //! The provider's webhooks: hints, whoever sends them. The sandbox tells how its calls really ended.
 
+use std::collections::HashMap;
+
 use outdial::core::ids::CallId;
 use outdial::synthflow::sandbox::{Action, Override, SandboxConfig, WebhookKind};
 use outdial::synthflow::{Client, ClientConfig};
@@ -29,6 +31,12 @@ fn signed(faults: &str) -> SandboxConfig {
 async fn hooked(faults: &str, env: &[(&str, &str)]) -> (Stage, Outdial, String) {
     let stage = Stage::new(signed(faults)).await;
     stage.route("per_second = 50", ANY_NUMBER).await;
+    let (worker, address) = hook(&stage, env).await;
+    (stage, worker, address)
+}
+
+/// A worker, and where it takes the agent's webhooks.
+async fn hook(stage: &Stage, env: &[(&str, &str)]) -> (Outdial, String) {
     let mut all = vec![SECRET, NO_POLLING, FAST_READS];
     all.extend(env);
     let worker = stage.worker(&all).await;
@@ -37,7 +45,7 @@ async fn hooked(faults: &str, env: &[(&str, &str)]) -> (Stage, Outdial, String) 
     let address =
         line["webhook.listen"].as_str().or_else(|| line["http.listen"].as_str()).unwrap().to_owned();
     stage.sandbox.register_webhook(AGENT, Some(&format!("http://{address}/webhooks/synthflow"))).unwrap();
-    (stage, worker, address)
+    (worker, address)
 }
 
 /// POSTs as anybody could; gives the status.
@@ -135,6 +143,58 @@ async fn calls_whose_webhooks_never_come_end_by_polling() {
     assert!(dropped > 5, "{dropped}");
     stage.nothing_held().await;
     stage.stopped(worker).await;
+}
+
+/// `OUTDIAL_WEBHOOK_CALLS` (600), each with a webhook that is dropped (40 %), doubled, late, repeated, forged or false.
+#[tokio::test]
+async fn whatever_becomes_of_webhooks_every_call_ends_and_gives_its_place_back() {
+    let given = std::env::var("OUTDIAL_WEBHOOK_CALLS").ok();
+    let calls: usize = given.map_or(600, |given| given.parse().expect("OUTDIAL_WEBHOOK_CALLS is a number"));
+    let fault =
+        |kind: &str, rate: f64, more: &str| format!("[[fault]]\nkind = \"{kind}\"\nrate = {rate}\n{more}\n");
+    let faults = [
+        fault("webhook_drop", 0.4, ""),
+        fault("webhook_double", 0.3, ""),
+        fault("webhook_delay", 0.3, "delay_ms = { min = 0, max = 2000 }"),
+        fault("webhook_replay", 0.2, "delay_ms = 500"),
+        fault("webhook_forge", 0.2, ""),
+        fault("webhook_lie", 0.2, ""),
+    ];
+    let stage = Stage::new(signed(&faults.concat())).await;
+    stage.route("per_second = 20, concurrent = 15", ANY_NUMBER).await;
+    let (worker, address) = hook(&stage, &[("OUTDIAL__CALLS__POLL", "500ms")]).await;
+    let second = stage.worker(&[SECRET, FAST_READS, ("OUTDIAL__CALLS__POLL", "500ms")]).await;
+    let published = jobs("spring", calls);
+    for some in published.chunks(5_000) {
+        stage.publish(some).await;
+    }
+    let limit = LONG + std::time::Duration::from_secs(calls as u64 / 20);
+    stage.each_done_once(&published, limit).await;
+    let ends = stage.sandbox.call_ends_us();
+    let mut by_number: HashMap<String, Vec<(u64, i32)>> = HashMap::new();
+    for post in stage.posts() {
+        let end = ends[post.call_id.as_ref().unwrap()];
+        let changes = by_number.entry(post.from_phone_number.unwrap()).or_default();
+        // A call that ends as another begins has made room for it.
+        changes.extend([(post.mono_us, 1), (end, -1)]);
+    }
+    for (number, mut changes) in by_number {
+        changes.sort_unstable();
+        let at_once = changes.iter().scan(0, |live, (_, change)| {
+            *live += change;
+            Some(*live)
+        });
+        let most = at_once.max().unwrap();
+        assert!(most <= 15, "{number} had {most} calls at once, and may have 15");
+    }
+    let sent = stage.sandbox.webhooks();
+    let of = |kind: WebhookKind| sent.iter().filter(|sent| sent.kind == kind).count();
+    let counts = [WebhookKind::Dropped, WebhookKind::Double, WebhookKind::Forged, WebhookKind::Lie].map(of);
+    assert!(counts.iter().all(|n| *n > calls / 20), "dropped, doubled, forged, lies: {counts:?}");
+    eprintln!("{calls} calls; dropped, doubled, forged, lies: {counts:?}; at {address}");
+    stage.nothing_held().await;
+    stage.stopped(worker).await;
+    stage.stopped(second).await;
 }
 
 #[tokio::test]
