@@ -5,7 +5,7 @@ use crate::support::eventually;
 
 #[tokio::test]
 async fn row_1_delivered_and_not_committed_is_redelivered_and_dialed_once() {
-    rounds(async |mut round| {
+    rounds(async |round| {
         let doomed = round.doomed("BeforeAccept", "kill").await;
         round.publish_until_killed(doomed).await;
         let committed = round.stage.count("select count(*) from outdial.jobs").await;
@@ -17,7 +17,7 @@ async fn row_1_delivered_and_not_committed_is_redelivered_and_dialed_once() {
 
 #[tokio::test]
 async fn row_2_a_batch_whose_commit_went_unheard_is_recognised_as_ours() {
-    rounds(async |mut round| {
+    rounds(async |round| {
         let worker = round.doomed("AfterAccept", "lose").await;
         round.publish_until_reached(&worker).await;
         round.all_done().await;
@@ -28,7 +28,7 @@ async fn row_2_a_batch_whose_commit_went_unheard_is_recognised_as_ours() {
 
 #[tokio::test]
 async fn row_9_written_and_not_acked_is_acked_when_it_comes_again() {
-    rounds(async |mut round| {
+    rounds(async |round| {
         let point = round.one_of(&["AfterAccept", "BeforeAck"]);
         let doomed = round.doomed(point, "kill").await;
         round.publish_until_killed(doomed).await;

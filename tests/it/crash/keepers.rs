@@ -9,7 +9,7 @@ use crate::support::Listener;
 
 #[tokio::test]
 async fn row_14_an_orderly_stop_leaves_nothing_half_done() {
-    rounds(async |mut round| {
+    rounds(async |round| {
         round.slow_answers(100, 400);
         let worker = round.worker().await;
         round.publish(12).await;
@@ -27,7 +27,7 @@ async fn row_14_an_orderly_stop_leaves_nothing_half_done() {
 
 #[tokio::test]
 async fn row_15_events_published_and_not_struck_off_come_again_as_the_same_and_in_order() {
-    rounds(async |mut round| {
+    rounds(async |round| {
         let doomed = round.doomed("AfterPublish", "kill").await;
         let mut listener = Listener::new(&round.stage.vhost.url).await;
         round.publish_until_killed(doomed).await;
@@ -58,7 +58,7 @@ async fn row_15_events_published_and_not_struck_off_come_again_as_the_same_and_i
 
 #[tokio::test]
 async fn row_15_an_end_that_was_read_is_written_once_whoever_dies_over_it() {
-    rounds(async |mut round| {
+    rounds(async |round| {
         let point = round.one_of(&["BeforeFinish", "AfterFinish"]);
         let doomed = round.doomed(point, "kill").await;
         round.publish_until_killed(doomed).await;
@@ -69,7 +69,7 @@ async fn row_15_an_end_that_was_read_is_written_once_whoever_dies_over_it() {
 
 #[tokio::test]
 async fn row_15_an_end_whose_commit_went_unheard_is_written_once() {
-    rounds(async |mut round| {
+    rounds(async |round| {
         let worker = round.doomed("AfterFinish", "lose").await;
         round.publish_until_reached(&worker).await;
         round.all_done().await;
@@ -80,7 +80,7 @@ async fn row_15_an_end_whose_commit_went_unheard_is_written_once() {
 
 #[tokio::test]
 async fn row_15_a_take_over_that_died_is_taken_over() {
-    rounds(async |mut round| {
+    rounds(async |round| {
         let left = round.one_of(&["AfterReserve", "AfterAuthorise"]);
         let doomed = round.doomed(left, "kill").await;
         round.publish_until_killed(doomed).await;

@@ -34,12 +34,16 @@ const WAVE: usize = 3;
 pub const AT_A_TIME: usize = 3;
 
 /// Plays a row as often as it is asked for.
-pub async fn rounds(play: impl AsyncFn(Round)) {
+pub async fn rounds(play: impl AsyncFn(&mut Round)) {
     let times = times();
     let lanes = (0..AT_A_TIME).map(async |lane| {
         let vhost = vhost().await;
         for nth in (lane..times).step_by(AT_A_TIME) {
-            play(Round::on(nth, database().await, vhost.clone()).await).await;
+            let mut round = Round::on(nth, database().await, vhost.clone()).await;
+            play(&mut round).await;
+            // Dropping a database waits for every login that is under way, those of the other lanes, too: not on the
+            // thread that they need.
+            tokio::task::spawn_blocking(|| drop(round)).await.unwrap();
         }
     });
     join_all(lanes).await;

@@ -9,7 +9,7 @@ use crate::support::{Listener, eventually};
 
 #[tokio::test]
 async fn row_3_reserved_and_not_authorised_is_taken_over_with_a_new_slot() {
-    rounds(async |mut round| {
+    rounds(async |round| {
         let point = round.one_of(&["AfterReserve", "BeforeAuthorise"]);
         let doomed = round.doomed(point, "kill").await;
         round.publish_until_killed(doomed).await;
@@ -32,7 +32,7 @@ async fn row_3_reserved_and_not_authorised_is_taken_over_with_a_new_slot() {
 
 #[tokio::test]
 async fn a_reservation_whose_answer_got_lost_is_given_back() {
-    rounds(async |mut round| {
+    rounds(async |round| {
         let worker = round.doomed("AfterReserve", "lose").await;
         round.publish_until_reached(&worker).await;
         round.all_done().await;
@@ -43,7 +43,7 @@ async fn a_reservation_whose_answer_got_lost_is_given_back() {
 
 #[tokio::test]
 async fn row_4_nothing_is_sent_on_a_leave_that_went_unheard() {
-    rounds(async |mut round| {
+    rounds(async |round| {
         let point = round.one_of(&["AfterAuthorise", "BeforeAuthorise"]);
         let worker = round.doomed(point, "lose").await;
         round.publish_until_reached(&worker).await;
@@ -58,7 +58,7 @@ async fn row_4_nothing_is_sent_on_a_leave_that_went_unheard() {
 
 #[tokio::test]
 async fn row_4_a_leave_that_went_unheard_is_for_a_person_after_a_death() {
-    rounds(async |mut round| {
+    rounds(async |round| {
         // It dies when it wants to write that nothing was sent.
         let doomed = round.doomed_at("AfterAuthorise:1=lose,BeforeSettle", 1, "kill").await;
         round.publish_until_killed(doomed).await;
@@ -69,7 +69,7 @@ async fn row_4_a_leave_that_went_unheard_is_for_a_person_after_a_death() {
 
 #[tokio::test]
 async fn row_5_authorised_and_never_sent_is_put_before_a_person_and_not_sent() {
-    rounds(async |mut round| {
+    rounds(async |round| {
         let point = round.one_of(&["AfterAuthorise", "BeforePost"]);
         let doomed = round.doomed(point, "kill").await;
         round.publish_until_killed(doomed).await;
@@ -84,7 +84,7 @@ async fn row_5_authorised_and_never_sent_is_put_before_a_person_and_not_sent() {
 
 #[tokio::test]
 async fn row_6_sent_and_unanswered_is_found_and_never_sent_again() {
-    rounds(async |mut round| {
+    rounds(async |round| {
         round.slow_answers(500, 900);
         let mut doomed = round.worker().await;
         round.publish(6).await;
@@ -101,7 +101,7 @@ async fn row_6_sent_and_unanswered_is_found_and_never_sent_again() {
 
 #[tokio::test]
 async fn row_7_answered_and_not_written_is_found_and_never_sent_again() {
-    rounds(async |mut round| {
+    rounds(async |round| {
         let doomed = round.doomed("AfterPost", "kill").await;
         round.publish_until_killed(doomed).await;
         let in_flight = round.in_flight().await;
@@ -113,7 +113,7 @@ async fn row_7_answered_and_not_written_is_found_and_never_sent_again() {
 
 #[tokio::test]
 async fn row_8_a_result_whose_commit_went_unheard_is_written_once() {
-    rounds(async |mut round| {
+    rounds(async |round| {
         round.lasting_calls();
         let (first, second) = (round.hit(), round.hit() + 1);
         let plan = format!("AfterSettle:{first}=lose,AfterSettle");
@@ -131,7 +131,7 @@ async fn row_8_a_result_whose_commit_went_unheard_is_written_once() {
 
 #[tokio::test]
 async fn row_8_a_result_that_was_committed_outlives_its_worker() {
-    rounds(async |mut round| {
+    rounds(async |round| {
         let doomed = round.doomed("AfterSettle", "kill").await;
         round.publish_until_killed(doomed).await;
         round.inherit().await;
@@ -142,7 +142,7 @@ async fn row_8_a_result_that_was_committed_outlives_its_worker() {
 /// Here by the step that the look-up of a webhook's call runs; the receiver itself is for its own tests.
 #[tokio::test]
 async fn row_13_what_was_heard_elsewhere_first_stands_and_our_own_write_merges() {
-    rounds(async |mut round| {
+    rounds(async |round| {
         round.lasting_calls();
         // Its answer is held up, and each write is told of; a slot or two may be missed before.
         let told_of: String = (1..10).map(|hit| format!("AfterSettle:{hit}=hold:1,")).collect();
@@ -151,7 +151,7 @@ async fn row_13_what_was_heard_elsewhere_first_stands_and_our_own_write_merges()
         worker.line(SOON, "failpoint AfterPost").await;
         let writes = || worker.output().matches("failpoint AfterSettle").count();
         let before = writes();
-        let told = hear_elsewhere(&round).await;
+        let told = hear_elsewhere(round).await;
         assert_eq!((told, writes()), (1, before), "heard before our own write");
         let placed = "select count(*) from outdial.attempts where state = 'placed'";
         assert_eq!(round.stage.count(placed).await, 1, "it counts at once");

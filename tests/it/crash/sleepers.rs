@@ -9,7 +9,7 @@ use crate::support::{Outdial, eventually};
 
 #[tokio::test]
 async fn row_12_a_worker_that_wakes_late_sends_nothing() {
-    rounds(async |mut round| {
+    rounds(async |round| {
         let point = round.one_of(&["AfterReserve", "BeforeAuthorise", "AfterAuthorise", "BeforePost"]);
         let sleeper = round.doomed(point, "stop").await;
         round.publish_until(|| is_stopped(&sleeper)).await;
