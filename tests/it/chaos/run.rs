@@ -54,11 +54,14 @@ pub async fn run(seed: u64, length: Duration) {
     let (watching, unwatched) = (run.tally.clone(), until.clone());
     tasks.spawn(async move { watching.watch_the_machine(unwatched).await });
     let all = async {
+        let since = clock::monotonic();
         run.play(events, length).await;
+        println!("chaos: the last deed was over after {:.1} s", since.elapsed().as_secs_f64());
         stop.cancel();
         run.ground.heal().await;
         run.fleet.scale(CREW).await;
         let published = publishing.await.unwrap();
+        println!("chaos: everything is healed and confirmed after {:.1} s", since.elapsed().as_secs_f64());
         run.settle(published.jobs.len() as i64).await;
         published
     };

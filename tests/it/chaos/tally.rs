@@ -12,6 +12,10 @@ use tokio_util::sync::CancellationToken;
 const BEAT: Duration = Duration::from_millis(10);
 /// A beat that comes so late is a stall.
 const STALL: Duration = Duration::from_millis(40);
+/// Between two looks at how long the system's processes have waited for a processor.
+const LOOK: Duration = Duration::from_millis(100);
+/// Of that time, the share in which somebody waited, from which the machine counts as overbooked.
+const OVERBOOKED: f64 = 0.8;
 
 /// Microseconds since 1970, as the provider's ledger has them.
 #[derive(Debug, Clone)]
@@ -56,14 +60,31 @@ impl Tally {
         self.odd.lock().unwrap().clone()
     }
 
-    /// Notes when this machine was too busy to run anybody in time: what is late then is late by the machine.
+    /// Notes when this machine was too busy to run everybody in time: what is late then may be late by the machine.
     pub async fn watch_the_machine(&self, stop: CancellationToken) {
+        let (mut looked, mut looked_at, mut waited_us) =
+            (clock::wall(), clock::monotonic(), system_waited_us());
         while !stop.is_cancelled() {
             let (since, before) = (clock::wall(), clock::monotonic());
             tokio::time::sleep(BEAT).await;
             if before.elapsed() > BEAT + STALL {
                 self.trouble("a stall of the machine", since);
             }
+            if looked_at.elapsed() < LOOK {
+                continue;
+            }
+            let now_us = system_waited_us();
+            if now_us.saturating_sub(waited_us) as f64 > OVERBOOKED * looked_at.elapsed().as_micros() as f64 {
+                self.trouble("a machine with too few processors", looked);
+            }
+            (looked, looked_at, waited_us) = (clock::wall(), clock::monotonic(), now_us);
         }
     }
+}
+
+/// Microseconds in which some process of the system was ready and had no processor; 0 where the kernel doesn't tell.
+fn system_waited_us() -> u64 {
+    let told = std::fs::read_to_string("/proc/pressure/cpu").unwrap_or_default();
+    let total = told.lines().next().and_then(|some| some.rsplit_once("total="));
+    total.and_then(|(_, us)| us.parse().ok()).unwrap_or(0)
 }

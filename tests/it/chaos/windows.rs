@@ -96,17 +96,19 @@ impl Lateness {
 /// What is broken; how many windows are above their limit only by what was late; how many were full.
 fn judge_one(limits: &Limits, arrivals: &[&Arrival]) -> (Vec<String>, usize, usize) {
     let (mut broken, mut by_late, mut full) = (Vec::new(), 0, 0);
-    let unexplained = arrivals.iter().filter(|a| a.late == Some(None)).count();
     for &(seconds, calls) in &limits.windows {
         let most = |wanted: &dyn Fn(&Arrival) -> bool| {
             most_in_window(arrivals.iter().filter(|a| wanted(a)).map(|a| a.post.entry.mono_us), seconds)
         };
-        let explained = most(&|a| !matches!(a.late, Some(Some(_))));
-        if explained > calls {
-            broken.push(format!("{explained} calls in {seconds} s, and {calls} may be; {unexplained} of it were late, nobody knows why"));
+        let timely = most(&|a| a.late.is_none());
+        let unexplained = most(&|a| !matches!(a.late, Some(Some(_))));
+        if unexplained > calls {
+            broken.push(format!(
+                "{unexplained} calls in {seconds} s, {timely} of those in time, and {calls} may be"
+            ));
         }
-        by_late += usize::from(most(&|_| true) > calls && explained <= calls);
-        full += usize::from(explained == calls);
+        by_late += usize::from(most(&|_| true) > calls && unexplained <= calls);
+        full += usize::from(timely == calls);
     }
     if let Some(calls) = limits.concurrent {
         let at_once = most_at_once(arrivals.iter().filter_map(|a| a.post.call));
