@@ -2,12 +2,15 @@
 //! they do is right.
 
 use std::future::Future;
+use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::time::Instant;
 
+use super::accounts::AccountKeys;
 use super::ports::LedgerError;
 use crate::clock;
+use crate::core::ids::AccountName;
 
 /// Where duties are shared out.
 pub trait Duties: Send + Sync + 'static {
@@ -25,15 +28,33 @@ pub struct Duty<D> {
     lease: Duration,
     held: bool,
     ask_at: Option<Instant>,
+    /// What it takes: a key of this worker that works. Another's may.
+    key: Option<(Arc<AccountKeys>, AccountName)>,
 }
 
 impl<D: Duties> Duty<D> {
     pub fn new(duties: D, name: impl Into<String>, lease: Duration) -> Self {
-        Self { duties, name: name.into(), lease, held: false, ask_at: None }
+        Self { duties, name: name.into(), lease, held: false, ask_at: None, key: None }
+    }
+
+    /// Work for an account: ours only while this worker's key of it is usable.
+    pub fn of_account(
+        duties: D,
+        work: &str,
+        account: &AccountName,
+        keys: &Arc<AccountKeys>,
+        lease: Duration,
+    ) -> Self {
+        let key = Some((Arc::clone(keys), account.clone()));
+        Self { key, ..Self::new(duties, format!("{work}:{account}"), lease) }
     }
 
     /// Whether the duty is ours now. Cheap: the database is asked three times a lease.
     pub async fn is_ours(&mut self) -> bool {
+        if self.key.as_ref().is_some_and(|(keys, account)| !keys.usable(account)) {
+            self.leave().await;
+            return false;
+        }
         let now = clock::monotonic();
         if self.ask_at.is_some_and(|at| now < at) {
             return self.held;

@@ -16,6 +16,7 @@ use super::duty::{Duties, Duty};
 use super::pace::Pace;
 use super::ports::LedgerError;
 use super::provider::ReadsCalls;
+use super::round::Stop;
 use crate::clock;
 use crate::core::backoff::Backoff;
 use crate::core::call::{CallRecord, ListCalls};
@@ -111,37 +112,21 @@ impl Default for Agent {
     }
 }
 
-/// Why a round about an agent broke off.
-enum Stop {
-    Canceled,
-    Provider(ProviderError),
-    Ledger(LedgerError),
-}
-
-impl From<LedgerError> for Stop {
-    fn from(error: LedgerError) -> Self {
-        Stop::Ledger(error)
-    }
-}
-
 impl<L: EndsLedger, P: ReadsCalls, D: Duties> EndsStage<L, P, D> {
     /// Runs until canceled.
     pub async fn run(self, cancel: CancellationToken)
     where
         D: Clone,
     {
-        let mut duty = Duty::new(self.duties.clone(), format!("ends:{}", self.account), self.terms.lease);
+        let Self { account, keys, terms, .. } = &self;
+        let mut duty = Duty::of_account(self.duties.clone(), "ends", account, keys, terms.lease);
         let mut agents: HashMap<ModelId, Agent> = HashMap::new();
         // Of the whole account: it asked to slow down.
-        let mut busy = Backoff::new(self.terms.poll.max(RETRY_FIRST), RETRY_MAX);
+        let mut busy = Backoff::new(terms.poll.max(RETRY_FIRST), RETRY_MAX);
         let mut wait = Duration::ZERO;
         let mut quiet = true;
         while self.pause(wait, quiet, &cancel).await {
-            wait = self.terms.poll;
-            if !self.keys.usable(&self.account) {
-                duty.leave().await;
-                continue;
-            }
+            wait = terms.poll;
             if !duty.is_ours().await {
                 continue;
             }
@@ -150,17 +135,10 @@ impl<L: EndsLedger, P: ReadsCalls, D: Duties> EndsStage<L, P, D> {
                     quiet = open == 0;
                     busy.succeeded();
                 }
-                Err(Stop::Canceled) => break,
-                Err(Stop::Provider(ProviderError::RateLimited { retry_after })) => {
-                    wait = busy.after_failure(rand::random()).max(retry_after.unwrap_or_default());
-                    tracing::warn!(account = %self.account, wait_ms = wait.as_millis() as u64, "polling slows down: 429");
-                }
-                Err(Stop::Provider(error)) => {
-                    tracing::warn!(account = %self.account, %error, "polling for ends of calls was refused");
-                }
-                Err(Stop::Ledger(error)) => {
-                    tracing::debug!(account = %self.account, %error, "no round of polling");
-                }
+                Err(stop) => match stop.wait("ends", account, terms.poll, &mut busy) {
+                    Some(longer) => wait = longer,
+                    None => break,
+                },
             }
         }
         duty.leave().await;

@@ -17,6 +17,7 @@ pub mod pool;
 pub mod ports;
 pub mod provider;
 pub mod reconcile;
+mod round;
 pub mod sending;
 pub mod tenure;
 pub mod upkeep;

@@ -20,6 +20,7 @@ use super::ends::EndsLedger;
 use super::pace::Pace;
 use super::ports::LedgerError;
 use super::provider::{ReadsCalls, ReadsPools};
+use super::round::Stop;
 use crate::clock;
 use crate::core::backoff::Backoff;
 use crate::core::decide::World;
@@ -141,31 +142,16 @@ impl Default for Agent {
     }
 }
 
-enum Stop {
-    Canceled,
-    Provider(ProviderError),
-    Ledger(LedgerError),
-}
-
-impl From<LedgerError> for Stop {
-    fn from(error: LedgerError) -> Self {
-        Stop::Ledger(error)
-    }
-}
-
 impl<L: EvidenceLedger, P: ReadsCalls + ReadsPools, D: Duties + Clone> ReconcileStage<L, P, D> {
     /// Runs until canceled.
     pub async fn run(self, cancel: CancellationToken) {
-        let mut duty = Duty::new(self.duties.clone(), format!("reconcile:{}", self.account), self.lease);
+        let Self { account, keys, .. } = &self;
+        let mut duty = Duty::of_account(self.duties.clone(), "reconcile", account, keys, self.lease);
         let mut search = Search::default();
         let mut busy = Backoff::new(RETRY_FIRST, RETRY_MAX);
         let mut wait = Duration::ZERO;
         while self.pause(wait, &cancel).await {
             wait = EVERY;
-            if !self.keys.usable(&self.account) {
-                duty.leave().await;
-                continue;
-            }
             if !duty.is_ours().await {
                 search = Search::default();
                 continue;
@@ -177,17 +163,10 @@ impl<L: EvidenceLedger, P: ReadsCalls + ReadsPools, D: Duties + Clone> Reconcile
                         wait = Duration::ZERO;
                     }
                 }
-                Err(Stop::Canceled) => break,
-                Err(Stop::Provider(ProviderError::RateLimited { retry_after })) => {
-                    wait = busy.after_failure(rand::random()).max(retry_after.unwrap_or_default());
-                    tracing::warn!(account = %self.account, wait_ms = wait.as_millis() as u64, "reconcile.slowed: 429");
-                }
-                Err(Stop::Provider(error)) => {
-                    tracing::warn!(account = %self.account, %error, "reconcile.refused");
-                }
-                Err(Stop::Ledger(error)) => {
-                    tracing::debug!(account = %self.account, %error, "reconcile.unread");
-                }
+                Err(stop) => match stop.wait("reconcile", account, EVERY, &mut busy) {
+                    Some(longer) => wait = longer,
+                    None => break,
+                },
             }
         }
         duty.leave().await;

@@ -61,15 +61,10 @@ impl<L: PoolLedger, P: ReadsPools, D: Duties> PoolStage<L, P, D> {
     /// Runs until canceled.
     pub async fn run(self, cancel: CancellationToken) {
         let Self { account, ledger, provider, duties, keys, pace, rules, terms } = self;
-        let mut duty = Duty::new(duties, format!("pool:{account}"), terms.lease);
+        let mut duty = Duty::of_account(duties, "pool", &account, &keys, terms.lease);
         let mut retries: HashMap<ModelId, Retry> = HashMap::new();
         let mut expected = None;
         while cancel.run_until_cancelled(tokio::time::sleep(LOOK_EVERY)).await.is_some() {
-            if !keys.usable(&account) {
-                // Another worker's key may work.
-                duty.leave().await;
-                continue;
-            }
             if !duty.is_ours().await {
                 continue;
             }
