@@ -84,6 +84,7 @@ impl Tenure {
                     Ok(true) => renewed = Some(clock::monotonic()),
                     Ok(false) => {
                         tracing::warn!("worker.fenced");
+                        // Nothing is sent until the next renewal: what got leave in the old life is late by then.
                         if let Err(error) = ledger.enlist_again(lease).await {
                             tracing::warn!(error = %error, "worker.enlist.failed");
                         }
