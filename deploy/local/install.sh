@@ -68,9 +68,9 @@ disable_new() {
             name=${link##*/S[0-9][0-9]}
             update-rc.d "$name" disable ;;
         *)
-            unit=${link##*/}
-            ! command -v deb-systemd-helper >/dev/null || deb-systemd-helper disable "$unit"
-            ! command -v systemctl >/dev/null || systemctl disable "$unit" ;;
+            ! command -v systemctl >/dev/null || systemctl disable "${link##*/}"
+            # Without systemd (a container) the packages make the links all the same, and nothing else unmakes them.
+            [ ! -L "$link" ] || rm "$link" ;;
         esac >>"$work/disable.log" 2>&1 </dev/null || : # judged below by what is left
     done
     left=$(enabled_links | LC_ALL=C comm -13 "$work/enabled" -)
