@@ -172,18 +172,17 @@ impl Publisher {
             let properties =
                 BasicProperties::default().with_delivery_mode(2).with_message_id(message.id.clone().into());
             let options = BasicPublishOptions { mandatory: true, ..BasicPublishOptions::default() };
-            confirms.push(
-                open.basic_publish("outdial.jobs".into(), "chaos".into(), options, &message.body, properties)
-                    .await,
-            );
+            let sent =
+                open.basic_publish("outdial.jobs".into(), "chaos".into(), options, &message.body, properties);
+            confirms.push(tokio::time::timeout(CONFIRM_MAX, sent).await);
         }
         let mut all = true;
         for (message, sent) in batch.into_iter().zip(confirms) {
             let confirmed = match sent {
-                Ok(sent) => {
+                Ok(Ok(sent)) => {
                     tokio::time::timeout(CONFIRM_MAX, sent).await.is_ok_and(|c| c.is_ok_and(|c| c.is_ack()))
                 }
-                Err(_) => false,
+                _ => false,
             };
             if confirmed {
                 self.note(message.kind, message.id);

@@ -92,7 +92,7 @@ impl Verdict {
             // Only a clear refusal lets the next attempt begin.
             let refused =
                 |p: &&Post| p.call.is_none() && p.entry.status.is_some_and(|s| (400..500).contains(&s));
-            if !posts[..posts.len() - 1].iter().all(|p| refused(p)) {
+            if !posts[..posts.len() - 1].iter().all(refused) {
                 risked.push((found.job_of(posts[0]), format!("{posts:?}")));
             }
         }

@@ -188,8 +188,8 @@ impl Run {
                 self.fleet.roll().await;
                 self.tally.count("rolling restart");
             }
-            Deed::Clock { .. } => self.tally.count("skipped: steps of the clock (no libfaketime here)"),
-            Deed::DiskFull { .. } => self.tally.count("skipped: disk full (no small file system here)"),
+            Deed::Clock { .. } => self.tally.count("skipped, not built yet: a step of the database's clock"),
+            Deed::DiskFull { .. } => self.tally.count("skipped, not built yet: a full disk"),
         }
     }
 
