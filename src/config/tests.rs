@@ -181,7 +181,7 @@ fn no_message_shows_a_secret() {
         ("DATABASE_URL", format!("mysql://u:{CANARY}@h/d")),
         ("AMQP_URL", format!("http://u:{CANARY}@h")),
         ("SYNTHFLOW_API_KEY", format!("{CANARY} with a blank")),
-        ("SYNTHFLOW_WEBHOOK_SECRET", CANARY.to_owned()),
+        ("SYNTHFLOW_WEBHOOK_SECRET", format!("{CANARY} ")),
         ("SYNTHFLOW_BASE_URL", format!("https://{CANARY}@api.us.synthflow.ai/v2")),
         ("OUTDIAL_API_TOKEN", CANARY.to_owned()),
         ("OUTDIAL_API_READ_TOKEN", CANARY.to_owned()),
