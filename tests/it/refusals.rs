@@ -17,7 +17,7 @@ async fn every_fault_of_the_configuration_is_told_at_once() {
     let env = [
         ("OUTDIAL__CALLS__POLL", "often"),
         ("OUTDIAL__LIMITS__SLAK_MS", "5"),
-        ("SYNTHFLOW_WEBHOOK_SECRET", "hunter2"),
+        ("SYNTHFLOW_WEBHOOK_SECRET", "hunter2 "),
     ];
     let (code, told) = run(&["check"], &env).await;
     assert_eq!(code, Some(1), "{told}");
@@ -26,7 +26,7 @@ async fn every_fault_of_the_configuration_is_told_at_once() {
         "calls.poll: \"often\" is not a length of time",
         "where: environment variable OUTDIAL__CALLS__POLL",
         "did you mean limits.slack_ms?",
-        "accounts.default.webhook_secret: not_supported",
+        "accounts.default.webhook_secret: is empty, or has blanks at its ends",
         "set DATABASE_URL",
         "set AMQP_URL",
         "set SYNTHFLOW_API_KEY",
