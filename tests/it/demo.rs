@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use rustix::process::Signal;
 
-use crate::support::{Outdial, database, eventually, vhost};
+use crate::support::{Outdial, database, eventually, quiet, vhost};
 
 const WHOLE: Duration = Duration::from_secs(240);
 const GONE: Duration = Duration::from_secs(20);
@@ -43,6 +43,7 @@ async fn nothing_is_left(folder: &Path) {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_small_demo_ends_with_four_zeros_and_leaves_nothing() {
+    let _cores = quiet().await;
     let folder = folder();
     let env = [("TMPDIR", folder.path().to_str().unwrap())];
     let (status, output) = Outdial::start(&["demo", "--jobs", "150"], &env).wait(WHOLE).await;

@@ -42,6 +42,7 @@ struct Run {
 
 /// Fails where something that was promised doesn't hold.
 pub async fn run(seed: u64, length: Duration) {
+    let _cores = crate::support::busy().await;
     println!("chaos: OUTDIAL_CHAOS_SEED={seed} OUTDIAL_CHAOS_SECONDS={}", length.as_secs());
     let events = schedule(seed, length);
     events.iter().for_each(|event| println!("{event}"));

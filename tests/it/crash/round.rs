@@ -14,7 +14,7 @@ use serde_json::Value;
 use sqlx::AssertSqlSafe;
 
 use crate::support::stage::{ANY_NUMBER, Stage, job, numbers, sandbox_config};
-use crate::support::{Database, Outdial, Vhost, assert_discreet, database, eventually, vhost};
+use crate::support::{Database, Outdial, Vhost, assert_discreet, busy, database, eventually, vhost};
 
 /// Far more than anything takes here.
 pub const SOON: Duration = Duration::from_secs(60);
@@ -35,6 +35,7 @@ pub const AT_A_TIME: usize = 3;
 
 /// Plays a row as often as it is asked for.
 pub async fn rounds(play: impl AsyncFn(&mut Round)) {
+    let _cores = busy().await;
     let times = times();
     let lanes = (0..AT_A_TIME).map(async |lane| {
         let vhost = vhost().await;

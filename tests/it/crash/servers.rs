@@ -41,6 +41,7 @@ async fn finish(rounds: &[Round], workers: Vec<Outdial>) {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn row_10_without_a_database_nothing_is_authorised_and_what_became_of_calls_is_kept() {
+    let _cores = crate::support::busy().await;
     let mut postgres = own_postgres().await;
     for group in groups() {
         let orderly = group.start / AT_A_TIME % 2 == 1;
@@ -94,6 +95,7 @@ async fn settle_queues(rabbit: &mut Rabbit) {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn row_11_without_a_broker_calls_go_on_events_wait_and_what_comes_again_is_known() {
+    let _cores = crate::support::busy().await;
     let mut rabbit = own_rabbit_with(AT_A_TIME as u32).await;
     settle_queues(&mut rabbit).await;
     for group in groups() {

@@ -1,6 +1,7 @@
 //! What the integration tests share: a server pair, databases, virtual hosts, the binary, and a way to wait.
 
 mod binary;
+mod cores;
 pub mod far;
 mod figures;
 pub mod ledger;
@@ -10,6 +11,7 @@ mod shared;
 pub mod stage;
 
 pub use binary::Outdial;
+pub use cores::{busy, quiet};
 pub use figures::Figures;
 pub use listener::Listener;
 pub use proof::{assert_discreet, gaps_s, posts_by_phone};
