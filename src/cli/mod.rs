@@ -31,7 +31,9 @@ use clap::{Parser, Subcommand};
 
 pub use failure::Failure;
 
+use crate::clock;
 use crate::config::{Config, Needs, Sources};
+use crate::engine::ledger::LedgerError;
 use crate::store::{self, Pool, Purpose, SchemaStatus};
 use crate::telemetry;
 
@@ -107,19 +109,39 @@ impl Context {
     pub async fn ledger(&self, needs: Needs) -> Result<(Config, Pool), Failure> {
         let config = self.config(needs)?;
         let pool = connect(&config, Purpose::Command, store::PATIENCE_OF_COMMANDS).await?;
-        demand_schema(&pool).await?;
+        demand_schema(&pool, Duration::ZERO).await?;
         Ok((config, pool))
     }
 }
+
+/// Between two tries of a step that the database didn't answer.
+const INSIST: Duration = Duration::from_millis(500);
 
 /// Connects as `config` says, waiting for the database for `patience`.
 pub async fn connect(config: &Config, purpose: Purpose, patience: Duration) -> Result<Pool, Failure> {
     Ok(store::connect(config.database.url()?, purpose, config.database.connections_max, patience).await?)
 }
 
+/// Takes a step again while the database doesn't answer, for `patience`: it may go away right after the first connection.
+pub async fn insist<T, F: Future<Output = Result<T, LedgerError>>>(
+    patience: Duration,
+    step: impl Fn() -> F,
+) -> Result<T, Failure> {
+    let started = clock::monotonic();
+    loop {
+        match step().await {
+            Err(LedgerError::Unavailable(why)) if started.elapsed() < patience => {
+                tracing::warn!(error = why, "waiting for the database");
+                tokio::time::sleep(INSIST).await;
+            }
+            answer => return answer.map_err(Failure::new),
+        }
+    }
+}
+
 /// Nothing but `migrate` touches the schema; the others say so.
-pub async fn demand_schema(pool: &Pool) -> Result<(), Failure> {
-    match store::schema_status(pool).await? {
+pub async fn demand_schema(pool: &Pool, patience: Duration) -> Result<(), Failure> {
+    match insist(patience, || store::schema_status(pool)).await? {
         SchemaStatus::Current => Ok(()),
         SchemaStatus::Behind { missing } => {
             let what =

@@ -14,7 +14,7 @@ use tokio::sync::{Semaphore, mpsc, watch};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
-use super::{Context, Failure, connect, demand_schema};
+use super::{Context, Failure, connect, demand_schema, insist};
 use crate::broker::{self, Consumer, Links};
 use crate::clock;
 use crate::config::{Config, Needs};
@@ -164,21 +164,23 @@ impl Running {
         });
 
         let pool = connect(config, Purpose::Steps, store::PATIENCE_AT_START).await?;
-        demand_schema(&pool).await?;
+        demand_schema(&pool, store::PATIENCE_AT_START).await?;
         let target = broker::Target::parse(config.amqp.url()?)?;
         broker::prepare(&target, config.amqp.declare, store::PATIENCE_AT_START).await?;
 
         let lease = config.worker.lease;
-        let ledger =
-            Arc::new(Ledger::register(pool, lease, config.events, dry_run).await.map_err(Failure::new)?);
+        let register = || Ledger::register(pool.clone(), lease, config.events, dry_run);
+        let ledger = Arc::new(insist(store::PATIENCE_AT_START, register).await?);
         let accounts = Arc::new(Accounts::new(config, &ledger, &metrics, dry_run)?);
-        accounts.ensure().await?;
+        insist(store::PATIENCE_AT_START, || accounts.ensure()).await?;
         let tenure = Arc::new(Tenure::default());
-        tenure.probe(ledger.as_ref()).await.map_err(Failure::new)?;
-        tenure.renew(ledger.as_ref(), lease).await.map_err(Failure::new)?;
+        insist(store::PATIENCE_AT_START, || tenure.probe(ledger.as_ref())).await?;
+        insist(store::PATIENCE_AT_START, || tenure.renew(ledger.as_ref(), lease)).await?;
         let names = accounts.names();
-        let (control, world) =
-            WorldKeeper::first(ledger.as_ref(), &names, config.pool.max_age).await.map_err(Failure::new)?;
+        let (control, world) = insist(store::PATIENCE_AT_START, || {
+            WorldKeeper::first(ledger.as_ref(), &names, config.pool.max_age)
+        })
+        .await?;
         health.database(Link::Up);
         health.routing(Some(world.version.0).filter(|v| *v > 0));
         let (world_tx, world) = watch::channel(Arc::new(world));

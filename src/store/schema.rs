@@ -7,6 +7,9 @@ use sha2::{Digest, Sha256};
 use sqlx::migrate::{MigrateError, Migration, MigrationType, Migrator};
 use sqlx::{PgPool, Row, SqlStr};
 
+use super::ledger::ledger_error;
+use crate::engine::ledger::LedgerError;
+
 /// Every step, in order. A test holds this list and the folder equal.
 const STEPS: &[(i64, &str, &str)] = &[
     (1, "ledger", include_str!("../../migrations/0001_ledger.sql")),
@@ -62,8 +65,8 @@ pub enum SchemaStatus {
 
 /// # Errors
 /// The database's.
-pub async fn schema_status(pool: &PgPool) -> Result<SchemaStatus, sqlx::Error> {
-    let applied = applied(pool).await?;
+pub async fn schema_status(pool: &PgPool) -> Result<SchemaStatus, LedgerError> {
+    let applied = applied(pool).await.map_err(ledger_error)?;
     let missing: Vec<String> = STEPS
         .iter()
         .filter(|(version, ..)| !applied.contains(version))

@@ -25,6 +25,7 @@ use crate::engine::accounts::{AccountKeys, KeyWatch};
 use crate::engine::dispatch::AccountsHere;
 use crate::engine::ends::{EndsStage, EndsTerms};
 use crate::engine::hints::{self, HintStage};
+use crate::engine::ledger::LedgerError;
 use crate::engine::pace::Pace;
 use crate::engine::place::{Caller, Desk, Posted};
 use crate::engine::pool::{PoolStage, PoolTerms, Reader, Recheck, RulesNow};
@@ -114,7 +115,7 @@ impl Accounts {
     }
 
     /// Rows of the ledger for the accounts, with the limits of the configuration.
-    pub(super) async fn ensure(&self) -> Result<(), Failure> {
+    pub(super) async fn ensure(&self) -> Result<(), LedgerError> {
         let configured: Vec<ConfiguredAccount> = self
             .accounts
             .iter()
@@ -127,7 +128,7 @@ impl Accounts {
         for unlimited in self.accounts.iter().filter(|(_, a)| a.limits == Limits::UNLIMITED).map(|(n, _)| n) {
             tracing::warn!(account = %unlimited, "account.unlimited: neither calls_per_second nor concurrent_calls is set");
         }
-        ensure_accounts(self.ledger.pool(), &configured).await.map_err(Failure::new)
+        ensure_accounts(self.ledger.pool(), &configured).await
     }
 
     /// Starts what watches each account: its key, its agents' pools, the ends of its calls.
