@@ -114,6 +114,16 @@ create table outdial.grants (
     primary key (thing_no, ordinal)
 );
 
+-- Steps of this server's clock ahead, as workers have proven them: a grant made before one was made later than its slot says
+-- now, and windows are wider by that until they have passed (see outdial.stepped). A process counts by its first number.
+create table outdial.clock_steps (
+    minute timestamptz not null,
+    witness_no bigint not null,
+    noted_at timestamptz not null,
+    ahead interval not null check (ahead > interval '0'),
+    primary key (minute, witness_no)
+);
+
 -- A worker process. A number is never given twice: it is the epoch that fences a worker that was taken for dead.
 create table outdial.workers (
     worker_no bigint generated always as identity primary key,

@@ -87,6 +87,20 @@ begin
     join outdial.job_keys k using (id_digest) order by s.ord;
 end $$;
 
+-- A worker has proven that this server's clock went ahead by so much.
+create function outdial.note_step(p_witness bigint, p_ahead interval) returns void language sql as $$
+    insert into outdial.clock_steps (minute, witness_no, noted_at, ahead)
+    values (date_trunc('minute', clock_timestamp()), p_witness, clock_timestamp(), p_ahead)
+    on conflict (minute, witness_no) do update set ahead = clock_steps.ahead + excluded.ahead, noted_at = excluded.noted_at
+$$;
+
+-- By how much less time has passed since a slot than the clock says: the steps noted since. Of those of one minute several
+-- workers tell the same. A slot is made at most a second ahead, so one up to a second after the note may be older.
+create function outdial.stepped(p_slot timestamptz) returns interval language sql stable as $$
+    select coalesce(sum(m.ahead), interval '0')
+    from (select max(c.ahead) ahead from outdial.clock_steps c where c.noted_at + interval '1 second' > p_slot group by c.minute) m
+$$;
+
 -- Slots for jobs, in the order given (best first), each with the number chosen for it.
 --
 -- A slot is at most p_horizon after p_lead from now; a job that can't have one gets the reason and, where it is known,
@@ -101,21 +115,24 @@ create function outdial.reserve(
     p_sticky_model text[], p_sticky_brand text[], p_sticky_was text[]
 ) returns table (
     job_no bigint, slot timestamptz, refused text, next_at timestamptz,
-    job_id text, phone text, name text, content jsonb, traceparent text, waited text, received_at timestamptz
+    job_id text, phone text, name text, content jsonb, traceparent text, waited text, received_at timestamptz,
+    said timestamptz
 ) language plpgsql as $$
 #variable_conflict use_column
 declare
     v_now timestamptz;
+    v_from timestamptz;
     v_until timestamptz;
     v_things int[];
     v_probe text[];
     v_sticky boolean := exists (select 1 from unnest(p_sticky_model) m where m is not null);
+    v_stepped boolean;
 begin
     if not exists (select 1 from outdial.control c where c.routing_version = p_version and not c.kill_switch)
        or not exists (select 1 from outdial.workers w
                       where w.worker_no = p_worker and w.ended_at is null and w.lease_until > clock_timestamp()) then
         return query select j, null::timestamptz, 'stale', null::timestamptz, null::text, null::text, null::text,
-                            null::jsonb, null::text, null::text, null::timestamptz from unnest(p_job) j;
+                            null::jsonb, null::text, null::text, null::timestamptz, clock_timestamp() from unnest(p_job) j;
         return;
     end if;
 
@@ -126,6 +143,9 @@ begin
     perform 1 from outdial.limits l where l.thing_no = any (v_things) order by l.thing_no for update;
 
     v_now := clock_timestamp();
+    v_stepped := exists (select 1 from outdial.clock_steps);
+    -- Whatever stands in a log for a time up to a second after a step is from before it.
+    v_from := greatest(v_now + p_lead, (select max(c.noted_at) + interval '1 second' from outdial.clock_steps c));
     v_until := v_now + interval '90 days';
 
     if v_sticky then
@@ -183,15 +203,15 @@ begin
         left join outdial.jobs sj on a.sticky_model is not null and sj.job_no = a.job
         left join outdial.sticky s on s.model_id = a.sticky_model and s.brand = a.sticky_brand and s.phone = sj.phone
     ), by_number as materialized (
-        select r.*, case when r.n_no is null then v_now + p_lead else greatest(v_now + p_lead, r.n_slot0, (
-                   select max(g.slot + w.span + p_slack)
+        select r.*, case when r.n_no is null then v_from else greatest(v_from, r.n_slot0, (
+                   select max(g.slot + w.span + p_slack + case when v_stepped then outdial.stepped(g.slot) else interval '0' end)
                    from (values (r.n1, interval '1 second'), (r.n2, interval '1 minute'), (r.n3, interval '1 hour'), (r.n4, interval '1 day')) w(n, span)
                    join outdial.grants g on g.thing_no = r.n_no and g.ordinal = r.n_last + r.place - w.n)) end as at,
                r.n_no is not null and (r.place > least(r.n1, r.n2, r.n3, r.n4) or r.place > r.n_room) as over
         from (select cand.*, row_number() over (partition by n_no order by ord) as place from cand where barred is null) r
     ), by_campaign as materialized (
         select r.ord, r.place, greatest(r.at, r.c_slot0, (
-                   select max(g.slot + w.span + p_slack)
+                   select max(g.slot + w.span + p_slack + case when v_stepped then outdial.stepped(g.slot) else interval '0' end)
                    from (values (r.c1, interval '1 second'), (r.c2, interval '1 minute'), (r.c3, interval '1 hour'), (r.c4, interval '1 day')) w(n, span)
                    join outdial.grants g on g.thing_no = r.c_no and g.ordinal = r.c_last + r.place - w.n)) as at,
                coalesce(r.place > least(r.c1, r.c2, r.c3, r.c4), false) or coalesce(r.place > r.c_room, false) as over,
@@ -205,7 +225,7 @@ begin
               where not coalesce(over, false) and (at <= v_now + p_lead + p_horizon or at <= n_slot0)) r
     ), by_account as materialized (
         select r.ord, greatest(r.at, r.x_slot0, (
-                   select max(g.slot + w.span + p_slack)
+                   select max(g.slot + w.span + p_slack + case when v_stepped then outdial.stepped(g.slot) else interval '0' end)
                    from (values (r.x1, interval '1 second'), (r.x2, interval '1 minute'), (r.x3, interval '1 hour'), (r.x4, interval '1 day')) w(n, span)
                    join outdial.grants g on g.thing_no = r.x_no and g.ordinal = r.x_last + r.place - w.n)) as at,
                coalesce(r.place > least(r.x1, r.x2, r.x3, r.x4), false) or coalesce(r.place > r.x_room, false) as over,
@@ -254,7 +274,7 @@ begin
                 when bc.ord is null then case when not coalesce(bn.over, false) then bn.at end
                 when ba.ord is null then case when not bc.over then bc.at end
                 else case when not ba.over then ba.at end end,
-           j.job_id, j.phone, j.name, j.content, j.traceparent, j.reason, j.received_at
+           j.job_id, j.phone, j.name, j.content, j.traceparent, j.reason, j.received_at, v_now
     from cand c
     left join by_number bn using (ord)
     left join by_campaign bc using (ord)
@@ -379,7 +399,8 @@ begin
                             where g.thing_no = l.thing_no and g.ordinal > l.last_ordinal - 1000 and g.slot = h.slot) mine
         cross join lateral (values (l.per_second, interval '1 second'), (l.per_minute, interval '1 minute'),
                                    (l.per_hour, interval '1 hour'), (l.per_day, interval '1 day')) w(n, span)
-        join outdial.grants g on g.thing_no = l.thing_no and g.ordinal = mine.ordinal - w.n and g.slot + w.span + p_slack > h.slot
+        join outdial.grants g on g.thing_no = l.thing_no and g.ordinal = mine.ordinal - w.n
+             and g.slot + w.span + p_slack + outdial.stepped(g.slot) > h.slot
     ), judged as materialized (
         select a.*, h.class_no, h.rank, h.expires_at, h.campaign_id, h.account, h.number, h.number_thing, h.campaign_thing,
                h.account_thing, h.slot, h.routing_version,
@@ -827,7 +848,7 @@ create function outdial.used_numbers(p_number text[], p_slack interval) returns 
            case when l.per_hour > 100 then outdial.granted_since(l.thing_no, l.last_ordinal, l.per_hour, t.now - interval '1 hour' - p_slack) else coalesce(u.h, 0) end,
            case when l.per_day > 100 then outdial.granted_since(l.thing_no, l.last_ordinal, l.per_day, t.now - interval '1 day' - p_slack) else coalesce(u.d, 0) end,
            l.in_use::bigint,
-           (select max(g.slot + w.span + p_slack)
+           (select max(g.slot + w.span + p_slack + outdial.stepped(g.slot))
             from (values (l.per_second, interval '1 second'), (l.per_minute, interval '1 minute'),
                          (l.per_hour, interval '1 hour'), (l.per_day, interval '1 day')) w(n, span)
             join outdial.grants g on g.thing_no = l.thing_no and g.ordinal = l.last_ordinal + 1 - w.n),
@@ -863,6 +884,35 @@ begin
     order by a.ord;
 end $$;
 
+-- This server's clock went back: dates that were near are as far off as the step was. What stands in the logs for later than a
+-- slot can be was made by now, and would keep its things shut until then. Reservations of that time are given back, for
+-- whoever holds one would send it when the clock comes there again. Leases and duties end as if they had just been
+-- renewed. At most p_limit things at once; answers how many there were.
+create function outdial.mend_future(p_lease interval, p_limit int) returns int language plpgsql as $$
+declare
+    v_now timestamptz := clock_timestamp();
+    v_things int[] := array(select l.thing_no from outdial.limits l where l.last_slot > v_now + interval '2 seconds'
+                            order by l.thing_no limit p_limit);
+    v_from bigint;
+    v_thing int;
+begin
+    update outdial.clock_steps c set noted_at = v_now where c.noted_at > v_now + interval '2 seconds';
+    update outdial.workers w set lease_until = v_now + p_lease where w.ended_at is null and w.lease_until > v_now + 2 * p_lease + interval '10 seconds';
+    update outdial.duties d set until = v_now where d.until > v_now + interval '1 minute';
+    update outdial.accounts a set breaker_until = v_now where a.breaker_until > v_now + interval '10 seconds';
+    if cardinality(v_things) = 0 then return 0; end if;
+    perform outdial.release(null, array(select r.job_no from outdial.reservations r where r.slot > v_now + interval '2 seconds'));
+    perform 1 from outdial.limits l where l.thing_no = any (v_things) order by l.thing_no for update;
+    foreach v_thing in array v_things loop
+        select min(t.ordinal) into v_from
+        from (select g.ordinal, g.slot from outdial.grants g where g.thing_no = v_thing order by g.ordinal desc limit 100000) t
+        where t.slot > v_now + interval '1 second';
+        update outdial.grants g set slot = v_now + interval '1 second' where g.thing_no = v_thing and g.ordinal >= v_from;
+        update outdial.limits l set last_slot = v_now + interval '1 second' where l.thing_no = v_thing;
+    end loop;
+    return cardinality(v_things);
+end $$;
+
 -- Takes over what workers left: those whose lease has run out, those that have ended, and (whoever it was) what is overdue:
 -- a reservation long after its slot, a POST long after its time-out. Reservations wait again, POSTs in flight are unknown.
 -- A database that has just come back gives everyone a lease's time first.
@@ -877,6 +927,7 @@ begin
         return query select 0, 0;
         return;
     end if;
+    perform outdial.mend_future(p_lease, 1000);
     update outdial.workers w set ended_at = clock_timestamp() where w.ended_at is null and w.lease_until < clock_timestamp();
     v_released := outdial.release(null, array(
         select r.job_no from outdial.reservations r join outdial.workers w using (worker_no)
@@ -914,8 +965,10 @@ declare
     v_last int;
     v_seen int := 0;
     v_all int := 0;
+    v_stepped interval := outdial.stepped('-infinity');
 begin
-    for r in select thing_no, clock_timestamp() - case when kind = 3 or per_day is not null then interval '25 hours'
+    delete from outdial.clock_steps c where c.noted_at < clock_timestamp() - v_stepped - interval '25 hours';
+    for r in select thing_no, clock_timestamp() - v_stepped - case when kind = 3 or per_day is not null then interval '25 hours'
                     when per_hour is not null then interval '65 minutes' else interval '5 minutes' end as cutoff
              from outdial.limits where thing_no > p_after order by thing_no limit p_things loop
         delete from outdial.grants g where g.thing_no = r.thing_no and g.ordinal in (

@@ -20,10 +20,30 @@ pub const PROBE_AGE_MAX: Duration = Duration::from_secs(3);
 /// A probe that took longer than that says little; it still counts, with its error.
 const KEEP_PROBES: usize = 8;
 
+/// Less is no step: two clocks that are pulled together by a fraction of a percent differ by so much in a second.
+const STEP_MIN: Duration = Duration::from_millis(2);
+
 /// The last probes; the one with the least error counts.
 #[derive(Debug, Clone, Default)]
 pub struct DbTime {
     probes: Vec<Probe>,
+    steps: u64,
+}
+
+/// The database's clock went on by something else than the time that passed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct ClockStep {
+    /// Ahead, or back.
+    pub by: TimeDelta,
+    pub error: Duration,
+}
+
+impl ClockStep {
+    /// The most by which it may have gone ahead; `None`: it went back.
+    pub fn ahead(&self) -> Option<Duration> {
+        let by = self.by.to_std().ok()?;
+        Some(by + self.error)
+    }
 }
 
 /// What the database's clock shows now, and how far that may be off, either way.
@@ -34,18 +54,34 @@ pub struct Reading {
 }
 
 impl DbTime {
-    pub fn add(&mut self, probe: Probe) {
-        // A step of the database's clock: what it said before is void.
-        if self.read(probe.answered).is_some_and(|before| {
-            let apart = (Self::estimate(&probe, probe.answered).now - before.now).abs();
-            apart > delta(before.error) + delta(Self::estimate(&probe, probe.answered).error)
-        }) {
+    /// Takes in a probe. What was known before is void where it proves a step.
+    pub fn add(&mut self, probe: Probe) -> Option<ClockStep> {
+        let after = Self::estimate(&probe, probe.answered);
+        let step = self.read(probe.answered).and_then(|before| {
+            let (by, error) = (after.now - before.now, before.error + after.error);
+            (by.abs() > delta(error)).then_some(ClockStep { by, error })
+        });
+        if step.is_some() {
             self.probes.clear();
         }
+        let step = step.filter(|step| step.by.abs() >= delta(STEP_MIN));
+        self.steps += u64::from(step.is_some());
         self.probes.push(probe);
         if self.probes.len() > KEEP_PROBES {
             self.probes.remove(0);
         }
+        step
+    }
+
+    /// How many steps have been proven.
+    pub fn steps(&self) -> u64 {
+        self.steps
+    }
+
+    /// Whether the database may have said this at some moment between the two: otherwise its clock has made a step.
+    pub fn agrees(&self, asked: Duration, answered: Duration, said: DateTime<Utc>) -> bool {
+        let (Some(from), Some(to)) = (self.read(asked), self.read(answered)) else { return true };
+        from.now - delta(from.error + STEP_MIN) <= said && said <= to.now + delta(to.error + STEP_MIN)
     }
 
     /// `None`: no probe yet.
@@ -98,8 +134,31 @@ mod tests {
     fn a_step_voids_what_was_known() {
         let mut time = DbTime::default();
         time.add(Probe { asked: ms(0), answered: ms(2), said: said(1_001) });
-        time.add(Probe { asked: ms(1_000), answered: ms(1_010), said: said(7_005) });
+        let step = time.add(Probe { asked: ms(1_000), answered: ms(1_010), said: said(7_005) }).unwrap();
         assert_eq!(time.read(ms(1_010)).unwrap().now, said(7_010));
+        assert_eq!((step.by, time.steps()), (TimeDelta::milliseconds(5_000), 1));
+        assert!(step.ahead().is_some_and(|ahead| ahead > ms(5_000) && ahead < ms(5_010)));
+        let back = time.add(Probe { asked: ms(2_000), answered: ms(2_002), said: said(2_001) }).unwrap();
+        assert_eq!((back.ahead(), time.steps()), (None, 2));
+    }
+
+    #[test]
+    fn what_a_slow_answer_may_hide_is_no_step() {
+        let mut time = DbTime::default();
+        time.add(Probe { asked: ms(0), answered: ms(2), said: said(1) });
+        // Said at once, or only at the end of a second: both may be.
+        assert_eq!(time.add(Probe { asked: ms(1_000), answered: ms(2_000), said: said(1_000) }), None);
+        assert_eq!(time.add(Probe { asked: ms(3_000), answered: ms(4_000), said: said(4_000) }), None);
+        assert_eq!(time.steps(), 0);
+    }
+
+    #[test]
+    fn an_answer_outside_its_time_tells_a_step() {
+        let mut time = DbTime::default();
+        assert!(time.agrees(ms(0), ms(2), said(99_000)), "nothing is known yet");
+        time.add(Probe { asked: ms(0), answered: ms(2), said: said(1) });
+        assert!(time.agrees(ms(500), ms(520), said(500)) && time.agrees(ms(500), ms(520), said(520)));
+        assert!(!time.agrees(ms(500), ms(520), said(490)) && !time.agrees(ms(500), ms(520), said(530)));
     }
 
     #[test]

@@ -85,6 +85,14 @@ pub enum NoSlot {
     AccountLimit,
 }
 
+/// What came of asking for slots.
+#[derive(Debug, Clone, PartialEq)]
+pub struct SlotAnswers {
+    /// What the database's clock said; `None`: others have taken all of the jobs.
+    pub said: Option<DateTime<Utc>>,
+    pub answers: Vec<SlotAnswer>,
+}
+
 #[derive(Debug, Clone, PartialEq)]
 pub enum SlotAnswer {
     Granted(Box<Reserved>),

@@ -52,6 +52,8 @@ pub struct Slotted {
     pub version: RoutingVersion,
     /// The campaign's window, where it has one, closes then.
     pub window_until: Option<DateTime<Utc>>,
+    /// Of the database's clock, when the slot was asked for.
+    pub steps: u64,
 }
 
 impl Slotted {

@@ -39,7 +39,7 @@ pub trait DispatchLedger: Send + Sync + 'static {
         version: RoutingVersion,
         terms: SlotTerms,
         asks: &[Ask],
-    ) -> impl Future<Output = Answer<Vec<SlotAnswer>>> + Send;
+    ) -> impl Future<Output = Answer<SlotAnswers>> + Send;
     /// Gives back what a lost answer of [`DispatchLedger::reserve`] may have reserved.
     fn unreserve(&self, jobs: &[JobNo]) -> impl Future<Output = Answer<()>> + Send;
     /// Parks what was decided under the rules of a version; nothing once others hold. Likewise below.
@@ -86,6 +86,8 @@ pub trait LifeLedger: Send + Sync + 'static {
     /// Takes a new number after this worker was taken for dead.
     fn enlist_again(&self, lease: Duration) -> impl Future<Output = Answer<()>> + Send;
     fn now(&self) -> impl Future<Output = Answer<DateTime<Utc>>> + Send;
+    /// The database's clock went ahead by so much: windows are wider by it until they have passed.
+    fn note_step(&self, ahead: Duration) -> impl Future<Output = Answer<()>> + Send;
     fn control(&self) -> impl Future<Output = Answer<Control>> + Send;
 }
 

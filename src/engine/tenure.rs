@@ -1,10 +1,11 @@
 //! Where this worker stands: what time it is for the database, and until when it is believed alive. Whoever sends a
 //! call asks here, as late as it can.
 
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use chrono::{DateTime, TimeDelta, Utc};
+use tokio::sync::Notify;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
@@ -17,21 +18,48 @@ const PROBE_EVERY: Duration = Duration::from_secs(1);
 
 #[derive(Debug, Default)]
 pub struct Tenure {
-    time: Mutex<DbTime>,
+    time: Mutex<Time>,
     lease_until: Mutex<Option<Instant>>,
+    /// Somebody has heard what the database's clock can't say.
+    doubted: Notify,
+}
+
+#[derive(Debug, Default)]
+struct Time {
+    known: DbTime,
+    /// By how much the database's clock went ahead, of which the ledger hasn't been told yet.
+    untold: Duration,
 }
 
 impl Tenure {
     /// The database's time now; `None` where it isn't known well enough to let a call go.
     pub fn now(&self) -> Option<Reading> {
         let at = clock::uptime();
-        let time = self.time.lock().unwrap_or_else(PoisonError::into_inner);
-        if time.is_fresh(at) { time.read(at) } else { None }
+        let time = self.time();
+        if time.untold.is_zero() && time.known.is_fresh(at) { time.known.read(at) } else { None }
     }
 
     /// The same however long ago the database was last asked, if ever: for what has been, not for what may be done.
     pub fn reckon(&self) -> Option<Reading> {
-        self.time.lock().unwrap_or_else(PoisonError::into_inner).read(clock::uptime())
+        self.time().known.read(clock::uptime())
+    }
+
+    /// How often the database's clock has been seen to make a step. A slot that was made before one isn't used after it.
+    pub fn steps(&self) -> u64 {
+        self.time().known.steps()
+    }
+
+    /// Whether the database may have said this since `asked`, by all that is known; if not, its clock is looked at, too.
+    pub fn agrees(&self, asked: Duration, said: DateTime<Utc>) -> bool {
+        let agrees = self.time().known.agrees(asked, clock::uptime(), said);
+        if !agrees {
+            self.doubted.notify_one();
+        }
+        agrees
+    }
+
+    fn time(&self) -> MutexGuard<'_, Time> {
+        self.time.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// The moment, on this machine, from which a call may arrive: the slot has come for certain.
@@ -54,12 +82,25 @@ impl Tenure {
         *self.lease_until.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Takes in one look at the database's clock.
+    /// Takes in one look at the database's clock. Of a step ahead the ledger is told before anything else is sent: its
+    /// grants lie further back now than they were made.
     pub async fn probe<L: LifeLedger>(&self, ledger: &L) -> Result<(), LedgerError> {
         let asked = clock::uptime();
         let said = ledger.now().await?;
         let probe = Probe { asked, answered: clock::uptime(), said };
-        self.time.lock().unwrap_or_else(PoisonError::into_inner).add(probe);
+        let untold = {
+            let mut time = self.time();
+            if let Some(step) = time.known.add(probe) {
+                tracing::warn!(by_ms = step.by.num_milliseconds(), "database.clock.stepped");
+                time.untold += step.ahead().unwrap_or_default();
+            }
+            time.untold
+        };
+        if !untold.is_zero() {
+            ledger.note_step(untold).await?;
+            let mut time = self.time();
+            time.untold = time.untold.saturating_sub(untold);
+        }
         Ok(())
     }
 
@@ -95,6 +136,7 @@ impl Tenure {
             let wait = PROBE_EVERY.min(lease / 4);
             tokio::select! {
                 () = stop.cancelled() => {}
+                () = self.doubted.notified() => {}
                 () = tokio::time::sleep(wait) => {}
             }
         }

@@ -11,8 +11,8 @@ use crate::core::decide::Class;
 use crate::core::ids::{AccountName, Brand, CampaignId, ClassNo, JobId, JobNo, ModelId, RoutingVersion};
 use crate::core::job::Content;
 use crate::core::ledger::{
-    Ask, ClassEnd, ClassHead, ClassStatus, NoSlot, Park, ParkedUntil, Reserved, SlotAnswer, SlotTerms,
-    StickyKey, Waiting,
+    Ask, ClassEnd, ClassHead, ClassStatus, NoSlot, Park, ParkedUntil, Reserved, SlotAnswer, SlotAnswers,
+    SlotTerms, StickyKey, Waiting,
 };
 use crate::core::phone::E164;
 use crate::core::states::Reason;
@@ -154,12 +154,7 @@ impl DispatchLedger for Ledger {
         Ok(all)
     }
 
-    async fn reserve(
-        &self,
-        version: RoutingVersion,
-        terms: SlotTerms,
-        asks: &[Ask],
-    ) -> Answer<Vec<SlotAnswer>> {
+    async fn reserve(&self, version: RoutingVersion, terms: SlotTerms, asks: &[Ask]) -> Answer<SlotAnswers> {
         let jobs: Vec<i64> = asks.iter().map(|a| a.job_no.0).collect();
         let campaigns: Vec<&str> = asks.iter().map(|a| a.campaign.as_str()).collect();
         let accounts: Vec<&str> = asks.iter().map(|a| a.account.as_str()).collect();
@@ -171,7 +166,7 @@ impl DispatchLedger for Ledger {
         let was: Vec<Option<&str>> =
             sticky.map(|s| s.and_then(|s| s.gives_way.as_ref()).map(E164::as_str)).collect();
         let rows = sqlx::query(
-            "select job_no, slot, refused, next_at, job_id, phone, name, content, traceparent, waited, received_at
+            "select job_no, slot, refused, next_at, job_id, phone, name, content, traceparent, waited, received_at, said
              from outdial.reserve($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12)",
         )
         .bind(self.worker_no())
@@ -190,7 +185,8 @@ impl DispatchLedger for Ledger {
         .await
         .map_err(ledger_error)?;
         failpoint::at(Point::AfterReserve).await?;
-        rows.iter().map(slot_answer).collect()
+        let said = rows.first().map(|row| row.get(11));
+        Ok(SlotAnswers { said, answers: rows.iter().map(slot_answer).collect::<Answer<_>>()? })
     }
 
     async fn unreserve(&self, jobs: &[JobNo]) -> Answer<()> {

@@ -21,6 +21,8 @@ pub struct Ledger {
     pub(super) pool: PgPool,
     /// This worker's number, which is also its epoch: a worker taken for dead comes back under a new one.
     worker: Arc<AtomicI64>,
+    /// The first number that this process had.
+    witness: i64,
     /// Which events are written; `None`: all.
     pub(super) events: Option<Arc<[&'static str]>>,
     pub(super) dry_run: bool,
@@ -35,21 +37,23 @@ impl Ledger {
         events: EventTypes,
         dry_run: bool,
     ) -> Result<Self, LedgerError> {
-        let ledger = Self {
+        let mut ledger = Self {
             pool,
             worker: Arc::default(),
+            witness: 0,
             events: events.names().map(Into::into),
             dry_run,
             remembered: Arc::default(),
         };
         ledger.enlist(lease).await?;
+        ledger.witness = ledger.worker_no();
         Ok(ledger)
     }
 
     /// For a command that only reads: no worker stands behind it.
     pub fn onlooker(pool: PgPool) -> Self {
         let (worker, remembered) = (Arc::default(), Arc::default());
-        Self { pool, worker, events: None, dry_run: false, remembered }
+        Self { pool, worker, witness: 0, events: None, dry_run: false, remembered }
     }
 
     /// Takes a new worker number: at start, and after this worker was taken for dead.
@@ -112,6 +116,16 @@ impl LifeLedger for Ledger {
 
     async fn now(&self) -> Result<DateTime<Utc>, LedgerError> {
         sqlx::query_scalar("select clock_timestamp()").fetch_one(&self.pool).await.map_err(ledger_error)
+    }
+
+    async fn note_step(&self, ahead: Duration) -> Result<(), LedgerError> {
+        sqlx::query("select outdial.note_step($1, $2)")
+            .bind(self.witness)
+            .bind(interval(ahead))
+            .execute(&self.pool)
+            .await
+            .map(drop)
+            .map_err(ledger_error)
     }
 
     async fn control(&self) -> Result<Control, LedgerError> {

@@ -10,7 +10,7 @@ use super::{Dispatch, Ready, Shut, Slotted, State};
 use crate::clock;
 use crate::core::decide::World;
 use crate::core::ids::JobNo;
-use crate::core::ledger::{NoSlot, SlotAnswer};
+use crate::core::ledger::{NoSlot, SlotAnswer, SlotAnswers};
 use crate::core::pick::{Pick, Picked};
 use crate::core::states::Reason;
 use crate::engine::ledger::{DispatchLedger, LedgerError};
@@ -46,15 +46,21 @@ impl<L: DispatchLedger> Dispatch<L> {
             return Ok(outcome);
         }
         let asks: Vec<_> = picked.picks.iter().map(|p| p.ask.clone()).collect();
-        let began = clock::monotonic();
+        let (began, asked_at, steps) = (clock::monotonic(), clock::uptime(), self.tenure.steps());
         let answers = self.ledger.reserve(world.version, self.terms(), &asks).await;
         self.meter.statement("reserve", began.elapsed(), answers.is_ok());
+        let jobs = || asks.iter().map(|ask| ask.job_no).collect::<Vec<JobNo>>();
         let answers = match answers {
-            Ok(answers) => answers,
+            Ok(SlotAnswers { said: Some(said), .. }) if !self.tenure.agrees(asked_at, said) => {
+                // The database's clock has made a step: these slots keep their distance from none that were made before.
+                self.ledger.unreserve(&jobs()).await?;
+                picked.picks.iter().for_each(|p| state.turns.gave_back(&p.ask.account, &p.ask.campaign));
+                return Ok(outcome);
+            }
+            Ok(SlotAnswers { answers, .. }) => answers,
             Err(error) => {
                 // It may have been done all the same: nobody would look after those slots. Upkeep does, should this fail.
-                let jobs: Vec<JobNo> = asks.iter().map(|ask| ask.job_no).collect();
-                self.ledger.unreserve(&jobs).await?;
+                self.ledger.unreserve(&jobs()).await?;
                 return Err(error);
             }
         };
@@ -71,7 +77,8 @@ impl<L: DispatchLedger> Dispatch<L> {
                     self.meter.reserved((reserved.slot - answered).to_std().unwrap_or_default());
                     let window_until = windows.get(&reserved.job_no).copied();
                     let Ok(permit) = Arc::clone(&self.inflight).acquire_owned().await else { break };
-                    let job = Slotted { reserved: *reserved, pick, version: world.version, window_until };
+                    let job =
+                        Slotted { reserved: *reserved, pick, version: world.version, window_until, steps };
                     let ready = Ready { job, permit, unsent: self.sending.begin() };
                     // The other end is gone only when the process stops: the drain hands the reservation back.
                     if self.placing.send(ready).await.is_err() {
