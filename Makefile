@@ -17,20 +17,20 @@ demo:
 	@deploy/local/with-tmp.sh $(CARGO) run --locked --quiet -- demo
 
 test:
-	@deploy/local/install.sh
+	@deploy/local/install.sh faketime
 	@deploy/local/with-tmp.sh $(CARGO) test --locked
 
 # Played as often as a rare interleaving needs; `make test` plays each row three times.
 CRASH_TIMES ?= 200
 crash:
-	@deploy/local/install.sh
+	@deploy/local/install.sh faketime
 	@OUTDIAL_CRASH_TIMES=$(CRASH_TIMES) deploy/local/with-tmp.sh $(CARGO) test --locked --test it crash::
 
 # The seed is drawn and printed where none is given; `make test` has a short run with a fixed one.
 SECONDS ?= 600
 SEED ?=
 chaos:
-	@deploy/local/install.sh
+	@deploy/local/install.sh faketime
 	@OUTDIAL_CHAOS_SECONDS=$(SECONDS) OUTDIAL_CHAOS_SEED=$(SEED) deploy/local/with-tmp.sh $(CARGO) test --locked --test it \
 		chaos::a_run_as_long_as_wanted -- --ignored --nocapture
 

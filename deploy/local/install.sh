@@ -4,10 +4,13 @@
 # leaves alone whatever is installed or running already. With everything there it returns at once.
 #
 # DATABASE_URL or AMQP_URL set: that server is the user's own, and nothing is installed for it.
+# With the argument `faketime` it also installs libfaketime, by which the tests let a private server's clock step; where
+# that can't be had, it says so, and those tests tell what they skip.
 # The programs are looked for where src/local/ looks for them: keep the two alike.
 set -eu
 
 postgres_min=13
+wanted=$*
 lock_wait_s=300
 policy=/usr/sbin/policy-rc.d
 policy_kept=/usr/sbin/policy-rc.d.kept-by-outdial
@@ -38,13 +41,25 @@ rabbitmq_there() {
     return 1
 }
 
+faketime_there() {
+    for library in /usr/lib/faketime/libfaketime.so.1 /usr/lib/*/faketime/libfaketime.so.1; do
+        [ -r "$library" ] && return 0
+    done
+    return 1
+}
+
 find_missing() {
-    missing=
+    missing= optional=
+    case " $wanted " in *" faketime "*) faketime_there || optional=libfaketime ;; esac
     [ -n "${DATABASE_URL:-}" ] || postgres_there || missing=postgresql
     [ -n "${AMQP_URL:-}" ] || rabbitmq_there || missing="${missing:+$missing }rabbitmq-server"
 }
 
 cannot() {
+    if [ -z "$missing" ]; then
+        say "$optional is not installed ($1): what needs it is skipped"
+        exit 0
+    fi
     say "cannot install by itself: $1"
     say "what is missing: $missing"
     case $missing in *postgresql*) say "  PostgreSQL server $postgres_min or newer (Debian and Ubuntu: postgresql)" ;; esac
@@ -146,29 +161,30 @@ update_lists() {
 
 download() {
     # shellcheck disable=SC2086  # a list of package names
-    apt yes --no-install-recommends --download-only install $missing
+    apt yes --no-install-recommends --download-only install $missing $optional
 }
 
 install_missing() {
     # No lists yet, or so old that the files are gone from the mirror: then, and only then, they are read anew.
     # shellcheck disable=SC2086
-    if ! apt-get -s --no-install-recommends install $missing >/dev/null 2>&1 || ! download; then
+    if ! apt-get -s --no-install-recommends install $missing $optional >/dev/null 2>&1 || ! download; then
         update_lists || say "apt-get update failed; trying with the lists there are"
-        download || return 1
+        # An older release may not have what is optional.
+        download || { [ -n "$missing$optional" ] && optional= && download; } || return 1
     fi
     # shellcheck disable=SC2086
-    apt no --no-install-recommends install $missing
+    [ -z "$missing$optional" ] || apt no --no-install-recommends install $missing $optional
 }
 
 find_missing
-[ -n "$missing" ] || exit 0
+[ -n "$missing$optional" ] || exit 0
 
 command -v apt-get >/dev/null 2>&1 || cannot "this system has no apt-get"
 if [ "$(id -u)" -ne 0 ]; then
     command -v sudo >/dev/null 2>&1 || cannot "not root, and there is no sudo"
-    say "installing $missing with sudo"
-    # Without a terminal sudo can't ask for a password.
-    sudo -n true 2>/dev/null || { [ -t 0 ] && sudo -v; } || cannot "not root, and sudo is refused"
+    say "installing $missing $optional with sudo"
+    # Without a terminal sudo can't ask for a password, and nobody is asked for one for what is optional.
+    sudo -n true 2>/dev/null || { [ -n "$missing" ] && [ -t 0 ] && sudo -v; } || cannot "not root, and sudo is refused"
     exec sudo env DATABASE_URL="${DATABASE_URL:+set}" AMQP_URL="${AMQP_URL:+set}" sh "$0" "$@"
 fi
 
@@ -176,9 +192,9 @@ fi
 exec 9>/run/outdial-install.lock
 flock -w "$lock_wait_s" 9 || cannot "another install has not ended within $lock_wait_s s"
 find_missing
-[ -n "$missing" ] || exit 0
+[ -n "$missing$optional" ] || exit 0
 
-say "installing $missing (starting no service)"
+say "installing $missing $optional (starting no service)"
 umask 022
 work=$(mktemp -d)
 enabled_links >"$work/enabled"
@@ -188,6 +204,10 @@ trap cleanup EXIT
 trap 'interrupt 130' INT
 trap 'interrupt 143' TERM HUP
 forbid_start
-install_missing || { say "apt-get could not install $missing; its own message is above"; exit 1; }
+if ! install_missing; then
+    [ -n "$missing" ] || { say "$optional could not be installed: what needs it is skipped"; exit 0; }
+    say "apt-get could not install $missing; its own message is above"
+    exit 1
+fi
 find_missing
 [ -z "$missing" ] || cannot "installed, but still not found"

@@ -12,5 +12,9 @@ while [ "$left" -gt 0 ] && [ -n "$(find "$tmp" -mindepth 1 -maxdepth 1 -name 'ou
     left=$((left - 1))
     sleep 0.1
 done
+# A test that was killed may have left its file system there.
+while read -r _ place _; do
+    case $place in "$tmp"/*) umount "$place" ;; esac
+done </proc/mounts
 rm -rf -- "$tmp"
 exit "$status"

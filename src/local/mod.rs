@@ -17,7 +17,7 @@ mod rabbitmq;
 mod servers;
 mod user;
 
-pub use postgres::Postgres;
+pub use postgres::{Postgres, PostgresSetup};
 pub use rabbitmq::Rabbit;
 pub use servers::{Given, Servers};
 

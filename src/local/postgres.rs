@@ -25,17 +25,31 @@ pub struct Postgres {
     programs: PathBuf,
     port: u16,
     password: String,
-    fsync: bool,
+    setup: PostgresSetup,
+}
+
+/// How a server is set up.
+#[derive(Debug, Clone)]
+pub struct PostgresSetup {
+    /// Without it the server is faster, and what it has committed survives its own death, though not the machine's.
+    pub fsync: bool,
+    /// What its processes find in their environment.
+    pub env: Vec<(&'static str, String)>,
+}
+
+impl Default for PostgresSetup {
+    fn default() -> Self {
+        Self { fsync: true, env: Vec::new() }
+    }
 }
 
 impl Postgres {
     /// Starts an empty server in a new folder inside `parent`. Takes about a second.
     pub fn start(parent: &Path) -> Result<Self> {
-        Self::start_with(parent, true)
+        Self::start_with(parent, PostgresSetup::default())
     }
 
-    /// Without `fsync` it is faster, and what it has committed survives its own death, though not the machine's.
-    pub fn start_with(parent: &Path, fsync: bool) -> Result<Self> {
+    pub fn start_with(parent: &Path, setup: PostgresSetup) -> Result<Self> {
         let programs = find_programs().ok_or(LocalError::NotInstalled {
             what: "PostgreSQL 13 or newer",
             package: "postgresql",
@@ -43,7 +57,7 @@ impl Postgres {
         })?;
         let user = RunAs::choose(&["postgres", "nobody"], "postgres, nobody")?;
         let kept = Kept::new("postgres", parent, user)?;
-        let mut server = Self { kept, programs, port: 0, password: secret(), fsync };
+        let mut server = Self { kept, programs, port: 0, password: secret(), setup };
         server.init()?;
         server.launch(true)?;
         Ok(server)
@@ -86,6 +100,11 @@ impl Postgres {
     /// The process dies by SIGKILL; the data stays for `resume`.
     pub fn kill9(&mut self) {
         self.kept.end_server(Signal::KILL, STOP_MAX);
+    }
+
+    /// Whether it has ended by itself; then `resume` starts it again.
+    pub fn has_ended(&mut self) -> bool {
+        self.kept.exited().is_some()
     }
 
     /// Starts it again after `halt` or `kill9`: same port, same data.
@@ -137,7 +156,7 @@ impl Postgres {
         for setting in &settings {
             arguments.extend(["-c", setting]);
         }
-        self.kept.start("exec \"$@\"", &arguments, &[])?;
+        self.kept.start("exec \"$@\"", &arguments, &self.setup.env)?;
         let address = SocketAddr::from((Ipv4Addr::LOCALHOST, self.port));
         self.kept.wait_ready(READY_MAX, || is_ready(address))
     }
@@ -150,7 +169,7 @@ impl Postgres {
         } else {
             folder.to_string_lossy().into_owned()
         };
-        let fsync = if self.fsync { "on" } else { "off" };
+        let fsync = if self.setup.fsync { "on" } else { "off" };
         vec![
             "listen_addresses=127.0.0.1".into(),
             format!("port={}", self.port),

@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use super::{LocalError, Postgres, Rabbit, Result};
+use super::{LocalError, Postgres, PostgresSetup, Rabbit, Result};
 
 /// Servers of the user's own: nothing is started for these.
 #[derive(Clone, Default)]
@@ -50,8 +50,11 @@ impl Servers {
             return Err(LocalError::Url { variable: "AMQP_URL", form: "amqp://user@host:port/vhost" });
         }
         let (postgres, rabbit) = std::thread::scope(|scope| {
-            let postgres =
-                given.database_url.is_none().then(|| scope.spawn(|| Postgres::start_with(parent, fsync)));
+            let postgres = given.database_url.is_none().then(|| {
+                scope.spawn(|| {
+                    Postgres::start_with(parent, PostgresSetup { fsync, ..PostgresSetup::default() })
+                })
+            });
             let rabbit = given.amqp_url.is_none().then(|| Rabbit::start_with(parent, vhosts));
             (
                 postgres.map(|thread| thread.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))),

@@ -8,7 +8,7 @@
 //! |---|---|
 //! | `schedule`, `faults` | what goes wrong and when: a pure function of seed and length |
 //! | `run` | one run: begin, play the schedule, heal, settle, judge |
-//! | `ground`, `proxy`, `fleet` | the servers, the network, the workers |
+//! | `ground`, `machine`, `proxy`, `fleet` | the servers, their clock and disk, the network, the workers |
 //! | `load`, `routes` | what is published; who may call whom, how often |
 //! | `tally` | what has happened, and when the machine itself stalled |
 //! | `evidence`, `oracle`, `windows` | what is left afterwards, and what must hold |
@@ -18,6 +18,7 @@ mod faults;
 mod fleet;
 mod ground;
 mod load;
+mod machine;
 mod oracle;
 mod proxy;
 mod routes;

@@ -20,6 +20,8 @@ const EVENTS: &str = "chaos.events";
 pub struct Post {
     pub entry: LedgerEntry,
     pub call: Option<(u64, u64)>,
+    /// How the call really ended, or will.
+    pub end_status: Option<String>,
 }
 
 #[derive(Deserialize)]
@@ -38,6 +40,12 @@ struct Made {
 #[derive(Deserialize)]
 struct Script {
     ends_at_ms: Option<f64>,
+    end: Ending,
+}
+
+#[derive(Deserialize)]
+struct Ending {
+    status: String,
 }
 
 /// Every POST that the provider has received, in order of receipt.
@@ -45,12 +53,13 @@ pub fn ledger(file: &Path, time_scale: f64) -> Vec<Post> {
     let text = std::fs::read_to_string(file).unwrap();
     let post = |line: &str| {
         let line: Line = serde_json::from_str(line).unwrap_or_else(|error| panic!("{error} in {line}"));
+        let end_status = line.call.as_ref().map(|made| made.script.end.status.clone());
         let call = line.call.map(|made| {
             let length_us =
                 made.script.ends_at_ms.map_or(u64::MAX / 2, |ms| (ms / time_scale * 1_000.0) as u64);
             (made.began_us, made.began_us + length_us)
         });
-        Post { entry: line.entry, call }
+        Post { entry: line.entry, call, end_status }
     };
     text.lines().map(post).collect()
 }
@@ -64,6 +73,7 @@ pub struct Attempt {
     pub from_phone_number: Option<String>,
     pub state: String,
     pub call_id: Option<String>,
+    pub provider_status: Option<String>,
     pub slot_us: i64,
     pub caller_id_verified: Option<bool>,
 }
@@ -93,6 +103,8 @@ pub struct Dead {
 pub struct Evidence {
     pub posts: Vec<Post>,
     pub attempts: HashMap<String, Attempt>,
+    /// Attempts in review of which a person has said that they were not placed: their jobs were dialed again.
+    pub resolved: HashSet<String>,
     pub jobs: BTreeMap<String, Job>,
     pub dead: Dead,
     /// Subjects of the events by type; an event that came again counts once.
@@ -106,7 +118,7 @@ pub struct Evidence {
 impl Evidence {
     pub async fn gather(db: &PgPool, amqp_url: &str, ledger_file: &Path, time_scale: f64) -> Self {
         let attempts: Vec<Attempt> = sqlx::query_as(
-            "select a.attempt_id::text, j.job_id, a.phone, a.campaign_id, a.from_phone_number, a.state, a.call_id,
+            "select a.attempt_id::text, j.job_id, a.phone, a.campaign_id, a.from_phone_number, a.state, a.call_id, a.provider_status,
                     (extract(epoch from a.slot) * 1000000)::bigint as slot_us, a.caller_id_verified
              from outdial.attempts a join outdial.jobs j using (job_no)",
         )
@@ -139,6 +151,7 @@ impl Evidence {
         Self {
             posts: ledger(ledger_file, time_scale),
             attempts: attempts.into_iter().map(|a| (a.attempt_id.clone(), a)).collect(),
+            resolved: HashSet::new(),
             jobs: jobs.into_iter().map(|j| (j.job_id.clone(), j)).collect(),
             dead: dead(amqp_url).await,
             events,

@@ -11,6 +11,20 @@ pub fn fault_table(dice: &mut Dice) -> Vec<Fault> {
     kinds.into_iter().take(n).flat_map(|kind| kind.faults(dice)).collect()
 }
 
+/// How webhooks go wrong all the time: four in ten never come, others twice, late and so in another order, again, with a
+/// lie under a wrong signature, with one under a right one.
+pub fn webhook_faults() -> Vec<Fault> {
+    let late = Delay { min: 0, max: 3_000, heavy_tail: false };
+    vec![
+        Fault::new(FaultKind::WebhookDrop, 0.4),
+        Fault::new(FaultKind::WebhookDouble, 0.2),
+        Fault { delay_ms: Some(late), ..Fault::new(FaultKind::WebhookDelay, 0.3) },
+        Fault::new(FaultKind::WebhookReplay, 0.1).delayed(1_000),
+        Fault::new(FaultKind::WebhookForge, 0.2),
+        Fault::new(FaultKind::WebhookLie, 0.1),
+    ]
+}
+
 #[derive(Debug, Clone, Copy)]
 enum Kind {
     Late,

@@ -1,5 +1,6 @@
 //! The workers of a run: real processes behind their proxies, killed, stopped, scaled and restarted.
 
+use std::net::SocketAddr;
 use std::process::ExitStatus;
 use std::sync::{Arc, Mutex as StdMutex};
 use std::time::Duration;
@@ -105,6 +106,14 @@ impl Fleet {
             self.retire(worker).await;
             *place = Some(self.start(n));
         }
+    }
+
+    /// Where one of them serves HTTP, if one does: another each time.
+    pub async fn serving(&self, nth: usize) -> Option<SocketAddr> {
+        let place = self.places[nth % self.places.len()].try_lock().ok()?;
+        let line = place.as_ref()?.printed("serving health and metrics")?;
+        let line: serde_json::Value = serde_json::from_str(&line).ok()?;
+        line["http.listen"].as_str()?.parse().ok()
     }
 
     /// What they all have printed; those at work, so far.

@@ -5,7 +5,7 @@ use std::net::{Ipv4Addr, SocketAddr};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use outdial::local::{Postgres, Rabbit};
+use outdial::local::{Postgres, PostgresSetup, Rabbit};
 use outdial::synthflow::sandbox::Fault;
 use sqlx::PgPool;
 use tempfile::TempDir;
@@ -13,16 +13,20 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio::sync::Mutex;
 
+use super::faults::webhook_faults;
+use super::machine::{Disk, FakeClock, Offset};
 use super::proxy::{Line, Proxy};
 use super::routes::Routes;
 use super::schedule::{CREW_MAX, Server};
 use crate::support::stage::KEY;
-use crate::support::{Database, Outdial, database_on, own_postgres, own_rabbit};
+use crate::support::{Database, Outdial, database_on, own_postgres_with, own_rabbit};
 
 const SOON: Duration = Duration::from_secs(60);
 /// The shortest that is allowed: what a dead or sleeping worker left is taken over the sooner.
 pub const LEASE: &str = "3s";
 const QUARANTINE: &str = "5s";
+/// Signs the provider's webhooks.
+pub const WEBHOOK_SECRET: &str = "sandbox-secret";
 
 pub struct Ground {
     pub db: PgPool,
@@ -32,8 +36,13 @@ pub struct Ground {
     rabbit: Mutex<Option<Rabbit>>,
     provider: Mutex<Outdial>,
     links: Vec<Links>,
+    /// Where the provider sends its webhooks: one of the workers.
+    webhooks: Proxy,
     amqp_url: String,
     files: TempDir,
+    clock: Option<FakeClock>,
+    /// The database's. Dropped after its server.
+    disk: Option<Disk>,
 }
 
 /// Of one worker.
@@ -55,12 +64,22 @@ impl Links {
 
 impl Ground {
     pub async fn new(routes: &Routes, seed: u64) -> Self {
-        let (postgres, rabbit) = tokio::join!(own_postgres(), own_rabbit());
+        let (clock, disk) = (FakeClock::find(), Disk::mount());
+        let env = clock.as_ref().map(FakeClock::env).unwrap_or_default();
+        let folder = disk.as_ref().map_or_else(std::env::temp_dir, |disk| disk.path().to_owned());
+        let setup = PostgresSetup { env, ..PostgresSetup::default() };
+        let (postgres, rabbit) = tokio::join!(own_postgres_with(folder, setup), own_rabbit());
+        if let Some(clock) = &clock {
+            clock.is_of(postgres.pid());
+        }
         let database = database_on(&postgres).await;
         let files = tempfile::tempdir().unwrap();
-        std::fs::write(files.path().join("sandbox.toml"), routes.sandbox(seed)).unwrap();
-        let (provider, address) = start_provider(files.path()).await;
         let local = |port| SocketAddr::from((Ipv4Addr::LOCALHOST, port));
+        // Nobody listens there until a worker does.
+        let webhooks = Proxy::to(local(1)).await.unwrap();
+        let url = format!("http://{}/webhooks/synthflow", webhooks.address());
+        std::fs::write(files.path().join("sandbox.toml"), routes.sandbox(seed, &url)).unwrap();
+        let (provider, address) = start_provider(files.path()).await;
         let mut links = Vec::new();
         for _ in 0..CREW_MAX {
             links.push(Links {
@@ -77,7 +96,10 @@ impl Ground {
             rabbit: Mutex::new(Some(rabbit)),
             provider: Mutex::new(provider),
             links,
+            webhooks,
             files,
+            clock,
+            disk,
         }
     }
 
@@ -102,6 +124,7 @@ impl Ground {
             ("AMQP_URL", at(&self.amqp_url, links.map(|l| &l.broker))),
             ("SYNTHFLOW_BASE_URL", format!("http://{provider}/v2")),
             ("SYNTHFLOW_API_KEY", KEY.to_owned()),
+            ("SYNTHFLOW_WEBHOOK_SECRET", WEBHOOK_SECRET.to_owned()),
             ("OUTDIAL__HTTP__LISTEN", "127.0.0.1:0".to_owned()),
             ("OUTDIAL__CALLS__POLL", "500ms".to_owned()),
             ("OUTDIAL__CALLS__READS_PER_SECOND", "50".to_owned()),
@@ -119,7 +142,10 @@ impl Ground {
     /// The server dies, stays away for so long, and comes back with what it had.
     pub async fn down(&self, server: Server, gone: Duration) {
         match server {
-            Server::Database => away(&self.postgres, Postgres::stop_at_once, gone, Postgres::resume).await,
+            Server::Database => {
+                away(&self.postgres, Postgres::stop_at_once, gone, Postgres::resume).await;
+                self.note_clock().await;
+            }
             Server::Broker => away(&self.rabbit, Rabbit::kill9, gone, Rabbit::resume).await,
             Server::Provider => {
                 let mut provider = self.provider.lock().await;
@@ -128,6 +154,46 @@ impl Ground {
                 self.revive(&mut provider).await;
             }
         }
+    }
+
+    /// The database's clock steps; false: it has none that could.
+    pub fn step_clock(&self, by_s: i64) -> bool {
+        self.clock.as_ref().map(|clock| clock.step(by_s)).is_some()
+    }
+
+    pub fn clock_offsets(&self) -> Vec<Offset> {
+        self.clock.as_ref().map(FakeClock::offsets).unwrap_or_default()
+    }
+
+    /// Nothing can be written to the database's disk for so long, of which its server may die; false: it has none of its own.
+    pub async fn fill_disk(&self, length: Duration) -> bool {
+        let Some(disk) = &self.disk else { return false };
+        let mut held = self.postgres.lock().await;
+        disk.fill();
+        tokio::time::sleep(length).await;
+        disk.free();
+        let mut postgres = held.take().expect("whoever takes it brings it back");
+        let tended = move || {
+            if postgres.has_ended() {
+                postgres.resume().unwrap_or_else(|error| panic!("{error}"));
+            }
+            postgres
+        };
+        *held = Some(tokio::task::spawn_blocking(tended).await.unwrap());
+        drop(held);
+        self.note_clock().await;
+        true
+    }
+
+    async fn note_clock(&self) {
+        if let (Some(clock), Some(postgres)) = (&self.clock, &*self.postgres.lock().await) {
+            clock.is_of(postgres.pid());
+        }
+    }
+
+    /// From now on this worker hears the provider's webhooks.
+    pub fn hear(&self, worker: SocketAddr) {
+        self.webhooks.move_to(worker);
     }
 
     /// Starts the provider anew where a fault has ended it; says whether it had.
@@ -159,11 +225,11 @@ impl Ground {
         which.map(move |(_, links)| links.to(server))
     }
 
-    /// Nothing where the provider is away: it comes back without faults.
+    /// Besides those of its webhooks. Nothing where the provider is away: it comes back without others.
     pub async fn set_faults(&self, table: &[Fault]) {
         let provider = self.provider.lock().await;
         let address = address_of(&provider).await;
-        let body = serde_json::to_string(table).unwrap();
+        let body = serde_json::to_string(&[table, &webhook_faults()].concat()).unwrap();
         let request = format!(
             "PUT /sandbox/faults HTTP/1.0\r\ncontent-type: application/json\r\ncontent-length: {}\r\n\r\n{body}",
             body.len()

@@ -89,9 +89,11 @@ impl Verdict {
             if posts.iter().filter(|p| p.entry.placed).count() > 1 {
                 rung.push((found.job_of(posts[0]), format!("{posts:?}")));
             }
-            // Only a clear refusal lets the next attempt begin.
-            let refused =
-                |p: &&Post| p.call.is_none() && p.entry.status.is_some_and(|s| (400..500).contains(&s));
+            // Only a clear refusal, or a person's word, lets the next attempt begin.
+            let refused = |p: &&Post| {
+                let told = p.entry.attempt_id.as_ref().is_some_and(|id| found.resolved.contains(id));
+                p.call.is_none() && (told || p.entry.status.is_some_and(|s| (400..500).contains(&s)))
+            };
             if !posts[..posts.len() - 1].iter().all(refused) {
                 risked.push((found.job_of(posts[0]), format!("{posts:?}")));
             }
@@ -154,7 +156,8 @@ impl Verdict {
     }
 
     fn each_post_is_recorded(&mut self, found: &Evidence) {
-        let (mut unrecorded, mut other, mut wrong) = (Vec::new(), Vec::new(), Vec::new());
+        let (mut unrecorded, mut other, mut wrong, mut misheard) =
+            (Vec::new(), Vec::new(), Vec::new(), Vec::new());
         let mut sent = HashSet::new();
         for post in &found.posts {
             let entry = &post.entry;
@@ -174,7 +177,12 @@ impl Verdict {
             if attempt.state == "not_placed" && entry.call_id.is_some() {
                 wrong.push((job, told("not placed")));
             }
+            // Whatever webhooks said of it.
+            if attempt.provider_status.is_some() && attempt.provider_status != post.end_status {
+                misheard.push((job, told("another end")));
+            }
         }
+        self.none("ends that are not the provider's", misheard);
         self.none("POSTs without a record", unrecorded);
         self.none("POSTs recorded as another's", other);
         let says_sent = |a: &&Attempt| ["placed", "ended"].contains(&a.state.as_str());

@@ -1,6 +1,10 @@
 //! Who may call whom from where, and how often: told to the workers as a routing file, to the sandbox as its pool, and
 //! to the oracle as what must hold.
 
+use std::collections::BTreeMap;
+
+use super::faults::webhook_faults;
+use super::ground::WEBHOOK_SECRET;
 use crate::support::stage::{AGENT, KEY, number};
 
 /// For so many jobs a second, with room to catch up.
@@ -72,13 +76,17 @@ impl Routes {
         )
     }
 
-    pub fn sandbox(&self, seed: u64) -> String {
+    /// `webhooks`: where they go.
+    pub fn sandbox(&self, seed: u64, webhooks: &str) -> String {
         let pool: Vec<String> = (0..self.numbers()).map(|n| format!("{:?}", number(n))).collect();
+        let faults = toml::to_string(&BTreeMap::from([("fault", webhook_faults())])).unwrap();
         format!(
             "seed = {seed}\ntime_scale = {TIME_SCALE:.1}\nlatency_ms = {{ min = 5, max = 60 }}\n\
-             [[account]]\nname = \"default\"\nkey = \"{KEY}\"\n\
-             [[agent]]\nmodel_id = \"{AGENT}\"\nname = \"Agent\"\naccount = \"default\"\nnumbers = [{}]\n",
-            pool.join(", ")
+             [[account]]\nname = \"default\"\nkey = \"{KEY}\"\nwebhook_secret = \"{WEBHOOK_SECRET}\"\n\
+             [[agent]]\nmodel_id = \"{AGENT}\"\nname = \"Agent\"\naccount = \"default\"\nnumbers = [{}]\n\
+             external_webhook_url = \"{webhooks}\"\n{}",
+            pool.join(", "),
+            faults,
         )
     }
 }

@@ -11,7 +11,7 @@ use outdial::clock;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
-use super::evidence::{Evidence, keep_events, queued};
+use super::evidence::{Evidence, keep_events, ledger, queued};
 use super::fleet::Fleet;
 use super::ground::Ground;
 use super::load::Publisher;
@@ -64,10 +64,12 @@ pub async fn run(seed: u64, length: Duration) {
         let published = publishing.await.unwrap();
         println!("chaos: everything is healed and confirmed after {:.1} s", since.elapsed().as_secs_f64());
         run.settle(published.jobs.len() as i64).await;
-        published
+        let resolved = run.resolve().await;
+        run.settle(published.jobs.len() as i64).await;
+        (published, resolved)
     };
-    let published = tokio::select! {
-        published = all => published,
+    let (published, resolved) = tokio::select! {
+        done = all => done,
         () = run.tend() => unreachable!("it goes on for ever"),
     };
     until.cancel();
@@ -77,9 +79,10 @@ pub async fn run(seed: u64, length: Duration) {
 
     let waiting = async || (queued(run.ground.amqp_url()).await == 0).then_some(());
     eventually(SOON, waiting).await;
-    let found =
+    let mut found =
         Evidence::gather(&run.ground.db, run.ground.amqp_url(), &run.ground.ledger_file(), TIME_SCALE).await;
-    let lateness = Lateness { troubles: run.tally.troubles() };
+    found.resolved = resolved;
+    let lateness = Lateness { troubles: run.tally.troubles(), offsets: run.ground.clock_offsets() };
     let mut verdict = Verdict::of(&found, &published, &routes, &lateness);
     run.printed(&found, &mut verdict).await;
     run.keep().await;
@@ -113,8 +116,11 @@ impl Run {
     }
 
     async fn tend(&self) {
-        loop {
+        for nth in 0.. {
             self.fleet.tend().await;
+            if let Some(worker) = self.fleet.serving(nth).await {
+                self.ground.hear(worker);
+            }
             if self.ground.tend().await {
                 self.tally.count("Provider died of an answer");
             }
@@ -189,8 +195,19 @@ impl Run {
                 self.fleet.roll().await;
                 self.tally.count("rolling restart");
             }
-            Deed::Clock { .. } => self.tally.count("skipped, not built yet: a step of the database's clock"),
-            Deed::DiskFull { .. } => self.tally.count("skipped, not built yet: a full disk"),
+            Deed::Clock { step_s } => self.tally.count(if self.ground.step_clock(step_s) {
+                "a step of the database's clock"
+            } else {
+                "skipped, libfaketime is not installed: a step of the database's clock"
+            }),
+            Deed::DiskFull { ms: length } => {
+                let filled = self.ground.fill_disk(ms(length)).await;
+                self.tally.count(if filled {
+                    "the database's disk full"
+                } else {
+                    "skipped, no file system can be mounted: a full disk"
+                });
+            }
         }
     }
 
@@ -213,6 +230,34 @@ impl Run {
             tokio::time::sleep(TEND).await;
         }
         self.tally.odd(format!("not settled after {SETTLE_MAX:?}: {standing:?} of {jobs}"));
+    }
+
+    /// A person looks at some of what is in review, and says what the provider's own ledger tells. Gives the attempts that
+    /// were not placed: their jobs are dialed again.
+    async fn resolve(&self) -> HashSet<String> {
+        let query = "select attempt_id::text from outdial.live where state = 'review' order by 1 limit 30";
+        let waiting: Vec<String> = sqlx::query_scalar(query).fetch_all(&self.ground.db).await.unwrap();
+        let posts = ledger(&self.ground.ledger_file(), TIME_SCALE);
+        let calls: HashMap<&str, &str> = posts
+            .iter()
+            .filter(|post| post.entry.placed)
+            .filter_map(|post| Some((post.entry.attempt_id.as_deref()?, post.entry.call_id.as_deref()?)))
+            .collect();
+        let mut again = HashSet::new();
+        for (nth, attempt) in waiting.iter().enumerate() {
+            let mut said = vec!["review", "resolve", attempt.as_str(), "--outcome"];
+            match calls.get(attempt.as_str()) {
+                Some(call_id) => said.extend(["placed", "--call-id", call_id]),
+                None if nth % 3 == 0 => said.push("closed"),
+                None => said.push("not_placed"),
+            }
+            if said.contains(&"not_placed") {
+                again.insert(attempt.clone());
+            }
+            self.tally.count(&format!("resolved by a person: {}", said[4]));
+            self.command(&said).await;
+        }
+        again
     }
 
     /// What the workers have said: nothing of any callee, and nothing of a fault of their own.

@@ -8,6 +8,7 @@
 use std::collections::BTreeMap;
 
 use super::evidence::{Evidence, Post};
+use super::machine::Offset;
 use super::oracle::Verdict;
 use super::routes::{Limits, Routes};
 use super::tally::Trouble;
@@ -19,7 +20,12 @@ const SLACK_US: i64 = 100_000 + 5_000;
 #[derive(Debug)]
 pub struct Lateness {
     pub troubles: Vec<Trouble>,
+    /// Of the database's clock, which dates the slots.
+    pub offsets: Vec<Offset>,
 }
+
+/// From a slot's making to its call's arrival, in time: a step in between leaves open by which clock it was dated.
+const SLOT_LIFE_US: i64 = 2_000_000;
 
 struct Arrival<'a> {
     post: &'a Post,
@@ -77,10 +83,24 @@ impl Lateness {
         }
     }
 
+    /// A slot by this machine's clock.
+    fn slot(&self, dated_us: i64, arrived_us: i64) -> i64 {
+        let until = |n: usize| self.offsets.get(n + 1).map_or(i64::MAX, |next| next.from_us);
+        let possible = self
+            .offsets
+            .iter()
+            .enumerate()
+            .filter(|(n, offset)| offset.from_us <= arrived_us && until(*n) >= arrived_us - SLOT_LIFE_US);
+        let slots = possible.map(|(_, offset)| dated_us - offset.ahead_us);
+        slots.min_by_key(|slot_us| (arrived_us - slot_us).abs()).unwrap_or(dated_us)
+    }
+
     fn arrival<'a>(&self, found: &'a Evidence, post: &'a Post) -> Arrival<'a> {
         let attempt = found.attempt_of(post);
-        let late = attempt.filter(|a| post.entry.at_us > a.slot_us + SLACK_US).map(|attempt| {
-            let meanwhile = |t: &&Trouble| t.from_us <= post.entry.at_us && attempt.slot_us <= t.to_us;
+        let at_us = post.entry.at_us;
+        let slot_us = attempt.map(|a| self.slot(a.slot_us, at_us));
+        let late = slot_us.filter(|slot_us| at_us > slot_us + SLACK_US).map(|slot_us| {
+            let meanwhile = |t: &&Trouble| t.from_us <= at_us && slot_us <= t.to_us;
             self.troubles.iter().find(meanwhile).map(|trouble| trouble.what)
         });
         Arrival {
@@ -88,7 +108,7 @@ impl Lateness {
             job: attempt.map(|a| a.job_id.as_str()),
             campaign: attempt.map(|a| a.campaign_id.as_str()),
             late,
-            late_us: attempt.map(|a| post.entry.at_us - a.slot_us),
+            late_us: slot_us.map(|slot_us| at_us - slot_us),
         }
     }
 }
@@ -136,6 +156,21 @@ fn most_at_once(calls: impl Iterator<Item = (u64, u64)>) -> usize {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_slot_is_dated_by_the_clock_of_its_time() {
+        let offsets = vec![
+            Offset { from_us: 0, ahead_us: 0 },
+            Offset { from_us: 10_000_000, ahead_us: 5_000_000 },
+            Offset { from_us: 20_000_000, ahead_us: 0 },
+        ];
+        let lateness = Lateness { troubles: Vec::new(), offsets };
+        assert_eq!(lateness.slot(3_000_000, 3_050_000), 3_000_000);
+        assert_eq!(lateness.slot(20_000_000, 15_050_000), 15_000_000);
+        // Made before the step, sent after it.
+        assert_eq!(lateness.slot(9_990_000, 10_030_000), 9_990_000);
+        assert_eq!(lateness.slot(24_990_000, 20_030_000), 19_990_000);
+    }
 
     #[test]
     fn calls_that_touch_are_not_at_once() {

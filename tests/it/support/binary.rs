@@ -47,9 +47,14 @@ impl Outdial {
         self.output.lock().unwrap().clone()
     }
 
+    /// The first line so far that contains `text`.
+    pub fn printed(&self, text: &str) -> Option<String> {
+        self.output.lock().unwrap().lines().find(|line| line.contains(text)).map(str::to_owned)
+    }
+
     /// Waits for a printed line that contains `text`, and gives it.
     pub async fn line(&self, limit: Duration, text: &str) -> String {
-        let find = async || self.output().lines().find(|line| line.contains(text)).map(str::to_owned);
+        let find = async || self.printed(text);
         match tokio::time::timeout(limit, eventually(limit * 2, find)).await {
             Ok(line) => line,
             Err(_) => panic!("no line with {text:?} after {limit:?} in:\n{}", self.output()),

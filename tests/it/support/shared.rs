@@ -6,10 +6,11 @@
 //! With `DATABASE_URL` the databases are made on that server and dropped after use; its template stays for the next run.
 //! With `AMQP_URL` there is one virtual host, which the tests use in turns, emptied each time.
 
+use std::path::PathBuf;
 use std::str::FromStr;
 use std::sync::{Arc, Mutex, OnceLock};
 
-use outdial::local::{Given, Postgres, Rabbit, Servers};
+use outdial::local::{Given, Postgres, PostgresSetup, Rabbit, Servers};
 use outdial::store;
 use sqlx::postgres::{PgConnectOptions, PgConnection};
 use sqlx::{AssertSqlSafe, Connection, Executor};
@@ -185,7 +186,12 @@ async fn empty(url: &str) {
 
 /// A PostgreSQL of the test's own, for tests that stop or kill it. Empty: no migrations.
 pub async fn own_postgres() -> Postgres {
-    let start = || Postgres::start_with(&std::env::temp_dir(), true);
+    own_postgres_with(std::env::temp_dir(), PostgresSetup::default()).await
+}
+
+/// The same, in a folder inside this one.
+pub async fn own_postgres_with(parent: PathBuf, setup: PostgresSetup) -> Postgres {
+    let start = move || Postgres::start_with(&parent, setup);
     tokio::task::spawn_blocking(start).await.unwrap().unwrap_or_else(|error| panic!("{error}"))
 }
 
