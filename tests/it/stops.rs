@@ -29,6 +29,13 @@ async fn route(stage: &Stage, rest: &str) {
     stage.route("per_second = 15", &format!("{rest}\n{ANY_NUMBER}")).await;
 }
 
+/// Tells how long it took since then, and fails where that is longer than promised.
+fn recovered(what: &str, since: tokio::time::Instant, promised: Duration) {
+    let took = since.elapsed();
+    println!("recovery: {what} after {:.1} s, promised are {} s", took.as_secs_f64(), promised.as_secs());
+    assert!(took <= promised, "{what} after {took:?}");
+}
+
 async fn moment(stage: &Stage, query: &str) -> DateTime<Utc> {
     sqlx::query_scalar(AssertSqlSafe(query.to_owned())).fetch_one(&stage.db).await.unwrap()
 }

@@ -1,11 +1,13 @@
 //! Workers that are killed, and workers that are stopped and wake late.
 
 use std::collections::HashMap;
+use std::time::Duration;
 
+use outdial::clock;
 use outdial::synthflow::sandbox::{SandboxConfig, Span};
 use rustix::process::Signal;
 
-use super::{LONG, SOON, route};
+use super::{LONG, SOON, recovered, route};
 use crate::support::stage::{Stage, jobs, numbers, sandbox_config};
 use crate::support::{assert_discreet, eventually, posts_by_phone};
 
@@ -21,12 +23,21 @@ fn slow_answers() -> SandboxConfig {
 async fn of_a_killed_worker_only_the_calls_in_flight_are_unknown_and_nobody_is_rung_twice() {
     let stage = Stage::new(slow_answers()).await;
     route(&stage, "").await;
-    let (mut doomed, other) = (stage.worker(&[LEASE]).await, stage.worker(&[LEASE]).await);
+    // With the lease that is the default.
+    let (mut doomed, other) = (stage.worker(&[]).await, stage.worker(&[]).await);
     let doomed_no = stage.count("select min(worker_no) from outdial.workers").await;
     let many = jobs("many", 700);
     stage.publish(&many).await;
     stage.posted(200, SOON).await;
     doomed.kill9();
+    let died = clock::monotonic();
+    let held = format!(
+        "select (select count(*) from outdial.reservations where worker_no = {doomed_no})
+                + (select count(*) from outdial.live where worker_no = {doomed_no} and state = 'submitting')"
+    );
+    assert!(stage.count(&held).await > 0, "it held something when it died");
+    eventually(SOON, async || (stage.count(&held).await == 0).then_some(())).await;
+    recovered("what a dead worker held moves again", died, Duration::from_secs(15));
 
     let open = "select count(*) from reporting.jobs
                 where state <> 'done' and (state, reason) is distinct from ('dialing', 'unconfirmed')";

@@ -2,11 +2,14 @@
 
 use std::time::Duration;
 
+use outdial::clock;
 use outdial::synthflow::sandbox::{SandboxConfig, Span};
 
-use super::{LONG, SOON, route};
+use super::{LONG, SOON, recovered, route};
 use crate::support::stage::{Stage, jobs, numbers, sandbox_config};
 use crate::support::{Figures, Vhost, database, database_on, eventually, own_postgres, own_rabbit, vhost};
+
+const SERVER_BACK: Duration = Duration::from_secs(5);
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn while_the_broker_is_away_accepted_jobs_go_on_and_nothing_is_lost_or_repeated() {
@@ -22,7 +25,11 @@ async fn while_the_broker_is_away_accepted_jobs_go_on_and_nothing_is_lost_or_rep
     let before = stage.posts().len();
     stage.posted(before + 50, SOON).await;
     rabbit.resume().unwrap();
+    let back = clock::monotonic();
     stage.publish(&many[600..]).await;
+    let taken = "select count(*) from outdial.jobs";
+    eventually(SOON, async || (stage.count(taken).await > 600).then_some(())).await;
+    recovered("jobs are taken from a broker that is back", back, SERVER_BACK);
     rabbit.kill9();
     rabbit.resume().unwrap();
     stage.each_done_once(&many, LONG).await;
@@ -63,6 +70,9 @@ async fn what_calls_became_while_the_database_was_away_is_written_when_it_is_bac
             assert!(figures.iter().map(|f| f.sum(name)).sum::<f64>() > 0.0, "{name}");
         }
         postgres.resume().unwrap();
+        let back = clock::monotonic();
+        stage.posted(quiet + 1, SOON).await;
+        recovered("calls go on after the database is back", back, SERVER_BACK);
         stage.posted(quiet + 100, SOON).await;
     }
     stage.each_done_once(&many, LONG).await;
