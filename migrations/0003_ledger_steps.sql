@@ -481,7 +481,11 @@ begin
         select * from unnest(p_attempt, p_outcome, p_call_id, p_http_status, p_error, p_reason, p_ready, p_arrived, p_answer)
             o(attempt, outcome, call_id, http_status, error, reason, ready, arrived, answer)
     ), mine as materialized (
-        select l.*, s.outcome, s.call_id said_call_id, s.http_status, s.error, s.reason, s.ready, s.arrived, s.answer
+        select l.*, s.outcome, s.call_id said_call_id, s.http_status, s.error, s.reason, s.ready, s.arrived, s.answer,
+               -- Another attempt was learned of meanwhile to have been placed: the job isn't dialed again.
+               case when l.attempt_no > 1 and s.outcome in ('retry', 'refused', 'unsent') then (
+                   select case when bool_or(o.state = 'placed') then 'placed' else 'done' end from outdial.attempts o
+                   where o.job_no = l.job_no and o.attempt_no <> l.attempt_no and o.state in ('placed', 'ended') having count(*) > 0) end as rung
         from outdial.live l join said s on s.attempt = l.attempt_id
         -- `placed` already: the provider was heard elsewhere first; only what is missing is added.
         where l.state = 'submitting' or (l.state in ('unknown', 'review') and s.outcome <> 'unknown')
@@ -489,7 +493,8 @@ begin
     ), tried as (
         update outdial.attempts a set
             state = case m.outcome when 'placed' then 'placed' when 'unknown' then 'unknown' else 'not_placed' end,
-            call_id = coalesce(a.call_id, m.said_call_id), http_status = m.http_status, provider_error = m.error, provider_answer = m.answer,
+            call_id = coalesce(a.call_id, m.said_call_id), http_status = coalesce(m.http_status, a.http_status),
+            provider_error = coalesce(m.error, a.provider_error), provider_answer = coalesce(m.answer, a.provider_answer),
             reason = m.reason,
             -- A look-up tells later that it was.
             placed_at = case when m.outcome = 'placed' then case m.state when 'submitting' then v_now else a.submitted_at end end
@@ -498,25 +503,26 @@ begin
     ), merged as (
         update outdial.attempts a set call_id = coalesce(a.call_id, s.call_id), http_status = coalesce(a.http_status, s.http_status)
         from said s where a.attempt_id = s.attempt and s.outcome = 'placed' and (a.call_id is null or a.http_status is null)
+          and a.state not in ('not_placed', 'closed')
           and not exists (select 1 from mine m where m.attempt_id = s.attempt)
     ), jobs as (
         update outdial.jobs j set
-            state = case m.outcome when 'placed' then 'placed' when 'unknown' then 'dialing' when 'refused' then 'refused' else 'waiting' end,
+            state = coalesce(m.rung, case m.outcome when 'placed' then 'placed' when 'unknown' then 'dialing' when 'refused' then 'refused' else 'waiting' end),
             -- What was never sent waits as before: no news, so that nobody is told of its reason twice.
-            reason = case when m.outcome = 'placed' then null when m.outcome = 'unknown' then 'unconfirmed'
+            reason = case when m.outcome = 'placed' or m.rung is not null then null when m.outcome = 'unknown' then 'unconfirmed'
                           when m.outcome = 'unsent' and m.reason = 'queued' then coalesce((
                               select a.decision ->> 'waited' from outdial.attempts a
                               where a.job_no = m.job_no and a.attempt_no = m.attempt_no), m.reason)
                           else m.reason end,
-            due_at = case when m.outcome in ('retry', 'unsent') then m.ready end,
+            due_at = case when m.outcome in ('retry', 'unsent') and m.rung is null then m.ready end,
             placed = j.placed + (m.outcome = 'placed')::int, attempts = j.attempts - (m.outcome = 'unsent')::int,
-            finished_at = case when m.outcome = 'refused' then v_now end,
+            finished_at = case when coalesce(m.rung, m.outcome) in ('refused', 'done') then v_now end,
             event_seq = j.event_seq + 1
         from mine m where j.job_no = m.job_no
         returning j.job_no, j.job_id, j.event_seq, j.reason, j.due_at, j.metadata, j.traceparent
     ), listed as (
         insert into outdial.work (job_no, class_no, rank, ready_at, expires_at)
-        select job_no, class_no, rank, ready, expires_at from mine where outcome in ('retry', 'unsent') order by job_no
+        select job_no, class_no, rank, ready, expires_at from mine where outcome in ('retry', 'unsent') and rung is null order by job_no
     ), still as (
         update outdial.live l set state = m.outcome, call_id = m.said_call_id, since = v_now
         from mine m where l.attempt_id = m.attempt_id and m.outcome in ('placed', 'unknown')
@@ -538,9 +544,10 @@ begin
                    'attempt_id', m.attempt_id, 'call_id', t.call_id, 'from_phone_number', t.from_phone_number, 'reason', j.reason,
                    'due_at', j.due_at, 'http_status', m.http_status, 'metadata', j.metadata)), j.traceparent
         from mine m join jobs j using (job_no) join tried t on t.job_no = m.job_no and t.attempt_no = m.attempt_no
-        cross join lateral (select case m.outcome when 'placed' then 'call.placed' when 'unknown' then 'call.unknown'
+        cross join lateral (select case coalesce(m.rung || ' already', m.outcome) when 'placed already' then null when 'done already' then 'job.done' when 'placed' then 'call.placed' when 'unknown' then 'call.unknown'
                                    when 'refused' then 'job.refused' else 'job.waiting' end) e(type)
-        where outdial.wants(p_events, e.type) and not (m.outcome = 'unsent' and m.reason = 'queued') order by m.job_no
+        where e.type is not null and outdial.wants(p_events, e.type)
+          and not (m.outcome = 'unsent' and m.reason = 'queued' and m.rung is null) order by m.job_no
     )
     select array_agg(thing_no), array_agg(slot), array_agg(case when outcome <> 'unsent' then arrived - p_slack end),
            (select array_agg(attempt_id) from mine)
@@ -548,6 +555,14 @@ begin
     from things where outcome = 'unsent' or arrived > slot + p_slack;
     if v_mend_thing is not null then
         perform outdial.mend_grants(v_mend_thing, v_mend_slot, v_mend_new);
+    end if;
+
+    -- A worker's own answer that comes after the attempt was given up: it was placed all the same.
+    if exists (select 1 from unnest(p_attempt, p_outcome, p_call_id) o(attempt, outcome, call_id) join outdial.attempts a on a.attempt_id = o.attempt
+               where o.outcome = 'placed' and o.call_id is not null and a.state in ('not_placed', 'closed')) then
+        perform outdial.placed_after_all(a.account, array_agg(o.attempt), array_agg(o.call_id), p_events)
+        from unnest(p_attempt, p_outcome, p_call_id) o(attempt, outcome, call_id) join outdial.attempts a on a.attempt_id = o.attempt
+        where o.outcome = 'placed' and o.call_id is not null and a.state in ('not_placed', 'closed') group by a.account;
     end if;
 
     -- The account's health: what it said last counts; of a burst of 429s only the first doubles the wait.
@@ -898,6 +913,7 @@ declare
 begin
     update outdial.clock_steps c set noted_at = v_now where c.noted_at > v_now + interval '2 seconds';
     update outdial.workers w set lease_until = v_now + p_lease where w.ended_at is null and w.lease_until > v_now + 2 * p_lease + interval '10 seconds';
+    update outdial.live l set looked_at = v_now, clear_since = null, clear_until = null where l.looked_at > v_now + interval '2 seconds';
     update outdial.duties d set until = v_now where d.until > v_now + interval '1 minute';
     update outdial.accounts a set breaker_until = v_now where a.breaker_until > v_now + interval '10 seconds';
     if cardinality(v_things) = 0 then return 0; end if;

@@ -1,50 +1,37 @@
 -- What nobody knew and somebody learned: attempts whose POST got no answer are looked for at the provider, and end as
 -- placed, or in review. Locks are taken in the order written in 0001.
 
--- A look at the provider's calls has not found these. p_complete: it told all of them; complete looks further apart than
--- p_gap prove nothing of the time between them.
-create function outdial.looked(p_attempt uuid[], p_complete boolean, p_gap interval) returns void language plpgsql as $$
+-- A look at the provider's calls, begun then, has not found these. p_complete: it told all of them; complete looks further
+-- apart than p_gap prove nothing of the time between them.
+create function outdial.looked(p_attempt uuid[], p_complete boolean, p_began timestamptz, p_gap interval) returns void language plpgsql as $$
 declare
     v_now timestamptz := clock_timestamp();
 begin
     perform 1 from outdial.live l where l.attempt_id = any (p_attempt) and l.state = 'unknown' order by l.job_no for update;
+    -- What a look saw is as old as its beginning: nothing is known to be clear before the end of the first, nor after the
+    -- beginning of the last.
     update outdial.live l set
         looks = l.looks + 1, looked_at = v_now,
-        clear_since = case when p_complete and (l.clear_until is null or l.clear_until < v_now - p_gap) then v_now else l.clear_since end,
-        clear_until = case when p_complete then v_now else l.clear_until end
+        clear_since = case when p_complete and (l.clear_until is null or l.clear_until < p_began - p_gap) then v_now else l.clear_since end,
+        clear_until = case when p_complete then greatest(l.clear_until, p_began) else l.clear_until end
     where l.attempt_id = any (p_attempt) and l.state = 'unknown';
 end $$;
 
--- Calls that the provider has by our attempt ids, whatever was believed of them. Answers how many were news.
--- What was taken for not placed, or closed by a person, is placed after all: a job that waits to be dialed again is
--- not, and one that is being dialed again already is told in the record at least.
-create function outdial.found(p_account text, p_attempt uuid[], p_call_id text[], p_events text[]) returns int
+-- Calls of attempts that were taken for not placed, or closed by a person, and were placed after all: a job that waits to be
+-- dialed again is not, and one that is being dialed again already is told in the record at least. Answers how many.
+create function outdial.placed_after_all(p_account text, p_attempt uuid[], p_call_id text[], p_events text[]) returns int
 language plpgsql as $$
 declare
-    v_live uuid[];
     v_late uuid[];
     v_jobs bigint[];
     v_things int[];
     v_n int;
     v_now timestamptz;
 begin
-    select array_agg(l.attempt_id) into v_live
-    from outdial.live l where l.attempt_id = any (p_attempt) and l.account = p_account and l.state <> 'placed';
-    v_n := coalesce(cardinality(v_live), 0);
-    if v_n > 0 then
-        perform outdial.settle(v_live, array_fill('placed'::text, array[v_n]),
-                               array(select f.call_id from unnest(v_live) with ordinality l(attempt, ord)
-                                     join (select distinct on (attempt) * from unnest(p_attempt, p_call_id) u(attempt, call_id)) f using (attempt)
-                                     order by l.ord),
-                               array_fill(null::smallint, array[v_n]), array_fill(null::text, array[v_n]), array_fill(null::text, array[v_n]),
-                               array_fill(null::timestamptz, array[v_n]), array_fill(null::text, array[v_n]), array_fill(null::int, array[v_n]),
-                               array_fill(null::timestamptz, array[v_n]), interval '0', p_events);
-    end if;
-
     select array_agg(a.attempt_id), array_agg(a.job_no) into v_late, v_jobs
     from outdial.attempts a
     where a.attempt_id = any (p_attempt) and a.account = p_account and a.state in ('not_placed', 'closed');
-    if v_late is null then return v_n; end if;
+    if v_late is null then return 0; end if;
 
     select array_agg(distinct t) into v_things from (
         select l.thing_no t from outdial.attempts a
@@ -97,8 +84,30 @@ begin
                    'attempt_id', t.attempt_id, 'call_id', t.call_id, 'from_phone_number', t.from_phone_number, 'metadata', j.metadata)), j.traceparent
         from tried t join jobs j using (job_no) where outdial.wants(p_events, 'call.placed') order by t.job_no
     )
-    select v_n + count(*) into v_n from tried;
+    select count(*) into v_n from tried;
     return v_n;
+end $$;
+
+-- Calls that the provider has by our attempt ids, whatever was believed of them. Answers how many were news.
+create function outdial.found(p_account text, p_attempt uuid[], p_call_id text[], p_events text[]) returns int
+language plpgsql as $$
+declare
+    v_live uuid[];
+    v_n int;
+begin
+    select array_agg(l.attempt_id) into v_live
+    from outdial.live l where l.attempt_id = any (p_attempt) and l.account = p_account and l.state <> 'placed';
+    v_n := coalesce(cardinality(v_live), 0);
+    if v_n > 0 then
+        perform outdial.settle(v_live, array_fill('placed'::text, array[v_n]),
+                               array(select f.call_id from unnest(v_live) with ordinality l(attempt, ord)
+                                     join (select distinct on (attempt) * from unnest(p_attempt, p_call_id) u(attempt, call_id)) f using (attempt)
+                                     order by l.ord),
+                               array_fill(null::smallint, array[v_n]), array_fill(null::text, array[v_n]), array_fill(null::text, array[v_n]),
+                               array_fill(null::timestamptz, array[v_n]), array_fill(null::text, array[v_n]), array_fill(null::int, array[v_n]),
+                               array_fill(null::timestamptz, array[v_n]), interval '0', p_events);
+    end if;
+    return v_n + outdial.placed_after_all(p_account, p_attempt, p_call_id, p_events);
 end $$;
 
 -- Ends the search for attempts that were not found. To `review`: a person decides; their places are given back. To
@@ -120,7 +129,12 @@ begin
     v_now := clock_timestamp();
 
     with mine as materialized (
-        select l.*, s.what from outdial.live l
+        select l.*, s.what,
+               -- Another attempt was learned of meanwhile to have been placed: the job isn't dialed again.
+               case when s.what = 'redial' and l.attempt_no > 1 then (
+                   select case when bool_or(o.state = 'placed') then 'placed' else 'done' end from outdial.attempts o
+                   where o.job_no = l.job_no and o.attempt_no <> l.attempt_no and o.state in ('placed', 'ended') having count(*) > 0) end as rung
+        from outdial.live l
         join unnest(p_attempt, p_to, p_clear_for) s(attempt, what, clear_for) on s.attempt = l.attempt_id
         where l.state = 'unknown' and (s.clear_for is null or l.clear_until - l.clear_since >= s.clear_for)
         order by l.job_no for update of l
@@ -133,10 +147,11 @@ begin
         where a.job_no = m.job_no and a.attempt_no = m.attempt_no and m.what = 'redial'
     ), listed as (
         insert into outdial.work (job_no, class_no, rank, expires_at)
-        select job_no, class_no, rank, expires_at from mine where what = 'redial' order by job_no
+        select job_no, class_no, rank, expires_at from mine where what = 'redial' and rung is null order by job_no
     ), jobs as (
-        update outdial.jobs j set state = case m.what when 'review' then 'review' else 'waiting' end,
-               reason = case m.what when 'review' then 'unconfirmed' else 'queued' end, event_seq = j.event_seq + 1
+        update outdial.jobs j set state = coalesce(m.rung, case m.what when 'review' then 'review' else 'waiting' end),
+               reason = case when m.rung is not null then null when m.what = 'review' then 'unconfirmed' else 'queued' end,
+               finished_at = case when m.rung = 'done' then v_now else j.finished_at end, event_seq = j.event_seq + 1
         from mine m where j.job_no = m.job_no
         returning j.job_no, j.job_id, j.campaign_id, j.state, j.reason, j.event_seq, j.metadata, j.traceparent
     ), freed as (
@@ -146,9 +161,10 @@ begin
         where l.thing_no = f.thing_no
     ), told as (
         insert into outdial.outbox (type, subject, sequence, data, traceparent)
-        select 'job.waiting', job_id, event_seq,
+        select e.type, job_id, event_seq,
                jsonb_strip_nulls(jsonb_build_object('job_id', job_id, 'campaign_id', campaign_id, 'reason', reason, 'metadata', metadata)), traceparent
-        from jobs where state = 'waiting' and outdial.wants(p_events, 'job.waiting') order by job_no
+        from jobs cross join lateral (select case state when 'waiting' then 'job.waiting' when 'done' then 'job.done' end) e(type)
+        where e.type is not null and outdial.wants(p_events, e.type) order by job_no
     )
     select count(*) into v_n from mine;
     return v_n;
@@ -172,6 +188,13 @@ begin
                                array_fill(case p_outcome when 'placed' then null else 'queued' end, array[v_n]),
                                array_fill(null::timestamptz, array[v_n]), array_fill(null::text, array[v_n]), array_fill(null::int, array[v_n]),
                                array_fill(null::timestamptz, array[v_n]), interval '0', p_events);
+        -- Without its id nobody can learn of its end: it takes no place until then.
+        if p_outcome = 'placed' and p_call_id is null then
+            perform outdial.finish(v_mine, array_fill(null::text, array[v_n]), array_fill('end_unknown'::text, array[v_n]),
+                                   array_fill(null::text, array[v_n]), array_fill(null::text, array[v_n]), array_fill(null::text, array[v_n]),
+                                   array_fill(null::text, array[v_n]), array_fill(null::timestamptz, array[v_n]), array_fill(null::int, array[v_n]),
+                                   array_fill(null::text, array[v_n]), p_events);
+        end if;
         return query select unnest(v_mine);
         return;
     end if;
@@ -195,6 +218,14 @@ begin
     )
     select m.attempt_id from mine m;
 end $$;
+
+-- Attempts that have been sought for so long that nobody will find them any more, of whatever account, with or without a
+-- worker: a person decides. Answers how many.
+create function outdial.give_up_in_vain(p_after interval, p_limit int, p_events text[]) returns int language sql as $$
+    select outdial.give_up(array_agg(l.attempt_id), array_agg('review'::text), array_agg(null::interval), p_events)
+    from (select attempt_id from outdial.live where state = 'unknown' and since < clock_timestamp() - p_after order by since limit p_limit) l
+    having count(*) > 0
+$$;
 
 -- Things whose counter of places differs from what holds places. One snapshot, so it is exact beside running workers.
 create function outdial.drifted() returns table (thing_no int, drift bigint) language sql as $$

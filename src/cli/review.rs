@@ -67,8 +67,10 @@ pub async fn run(args: Args, context: &Context) -> Result<(), Failure> {
         Action::Resolve(resolve) => {
             let (which, resolution) = resolve.meant()?;
             let mut resolved = 0;
+            // What comes into review meanwhile nobody has looked at.
+            let until = reconcile::now(&pool).await?;
             loop {
-                match reconcile::resolve_some(&pool, &which, &resolution, config.events).await? {
+                match reconcile::resolve_some(&pool, &which, &resolution, until, config.events).await? {
                     0 => break,
                     some => resolved += some,
                 }

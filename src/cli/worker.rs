@@ -21,6 +21,7 @@ use crate::config::{Config, Needs};
 use crate::core::decide::World;
 use crate::core::ids::CampaignId;
 use crate::core::job::JobOptions;
+use crate::core::reconcile::Patience;
 use crate::engine::dispatch::Dispatch;
 use crate::engine::health::{Health, Link};
 use crate::engine::intake::Intake;
@@ -275,6 +276,7 @@ impl Running {
             ledger: Arc::clone(&self.ledger),
             world: world.clone(),
             lease: config.worker.lease,
+            in_vain: Patience { quarantine: config.reconcile.quarantine }.in_vain(),
             sending: Arc::clone(sending),
         };
         self.stage("upkeep", stop, upkeep.run(stop.clone()));

@@ -22,7 +22,8 @@ use super::ids::{AttemptId, CallId, CampaignId, ModelId};
 use super::outcome::ProviderError;
 use super::phone::E164;
 
-/// A call may stand in the list under a time this much after its POST: it may have queued at the provider.
+/// A call may stand in the list under a time this much after its POST, and as late as now: it may have queued at the
+/// provider, or been held up on its way.
 const REACH: TimeDelta = TimeDelta::minutes(10);
 /// Attempts whose POSTs lie within this are looked for together.
 const TOGETHER: TimeDelta = TimeDelta::minutes(5);
@@ -54,6 +55,8 @@ pub struct Unknown {
     pub looked_at: Option<DateTime<Utc>>,
     /// From the first to the last of the complete looks, none far from the next, that have not found it.
     pub clear_for: Option<Duration>,
+    /// An earlier attempt of its job was given up, and dialed again.
+    pub redialed: bool,
 }
 
 /// How long is looked, and how often.
@@ -66,6 +69,11 @@ pub struct Patience {
 impl Patience {
     fn every_max(self) -> Duration {
         EVERY_MAX.min(self.quarantine / 20).max(FIRST)
+    }
+
+    /// What is sought for so long in vain is given to a person, whatever the looks were.
+    pub fn in_vain(self) -> Duration {
+        IN_VAIN.max(self.quarantine.saturating_mul(IN_VAIN_QUARANTINES))
     }
 
     /// Looks further apart than this prove nothing of the time between them.
@@ -89,11 +97,11 @@ impl Patience {
         now: DateTime<Utc>,
     ) -> Option<GiveUp> {
         let clear_for = |least: Duration| unknown.clear_for.is_some_and(|clear| clear >= least);
-        let in_vain = IN_VAIN.max(self.quarantine.saturating_mul(IN_VAIN_QUARANTINES));
-        match redial_after {
+        // Once: where looks don't show what was placed, they would let the callee be rung again and again.
+        match redial_after.filter(|_| !unknown.redialed) {
             Some(after) if clear_for(after) => Some(GiveUp::Redial { clear_for: after }),
             None if clear_for(self.quarantine) => Some(GiveUp::Review { clear_for: Some(self.quarantine) }),
-            _ if (now - unknown.since).to_std().is_ok_and(|sought| sought >= in_vain) => {
+            _ if (now - unknown.since).to_std().is_ok_and(|sought| sought >= self.in_vain()) => {
                 Some(GiveUp::Review { clear_for: None })
             }
             _ => None,
@@ -128,17 +136,17 @@ impl Found {
 }
 
 /// Groups what is sought of one agent by time, oldest first, for one look each.
-pub fn windows(model: &ModelId, mut sought: Vec<Unknown>) -> Vec<Look> {
+pub fn windows(model: &ModelId, mut sought: Vec<Unknown>, now: DateTime<Utc>) -> Vec<Look> {
     sought.sort_by_key(|unknown| unknown.slot);
     let mut looks = Vec::new();
     let mut group: Vec<Unknown> = Vec::new();
     for unknown in sought {
         if group.first().is_some_and(|first| unknown.slot - first.slot > TOGETHER) {
-            looks.extend(Look::at(model, std::mem::take(&mut group)));
+            looks.extend(Look::at(model, std::mem::take(&mut group), now));
         }
         group.push(unknown);
     }
-    looks.extend(Look::at(model, group));
+    looks.extend(Look::at(model, group, now));
     looks
 }
 
@@ -157,6 +165,10 @@ pub struct Look {
     model: ModelId,
     from: DateTime<Utc>,
     to: DateTime<Utc>,
+    /// The last POST's.
+    last: DateTime<Utc>,
+    /// What it sees is as old as that.
+    began: DateTime<Utc>,
     /// By attempt, the callee.
     sought: BTreeMap<AttemptId, E164>,
     phones: HashSet<E164>,
@@ -177,12 +189,14 @@ struct List {
 }
 
 impl Look {
-    fn at(model: &ModelId, sought: Vec<Unknown>) -> Option<Self> {
+    fn at(model: &ModelId, sought: Vec<Unknown>, now: DateTime<Utc>) -> Option<Self> {
         let (first, last) = (sought.first()?.slot, sought.last()?.slot);
         Some(Self {
             model: model.clone(),
             from: first - MARGIN,
-            to: last + REACH,
+            to: now.max(last + REACH),
+            last,
+            began: now,
             phones: sought.iter().map(|unknown| unknown.phone.clone()).collect(),
             sought: sought.into_iter().map(|unknown| (unknown.attempt, unknown.phone)).collect(),
             lists: VecDeque::from([List { phone: None, offset: 0 }]),
@@ -194,6 +208,10 @@ impl Look {
 
     pub fn window(&self) -> (DateTime<Utc>, DateTime<Utc>) {
         (self.from, self.to)
+    }
+
+    pub fn began(&self) -> DateTime<Utc> {
+        self.began
     }
 
     /// What is to be asked next; `None`: the look is over. Candidates go first: each may end it.
@@ -268,7 +286,13 @@ impl Look {
             self.sought.remove(&found.attempt);
             return Told::Found(found);
         }
-        let settled = self.to - REACH + SETTLED < now;
+        if record.prompt_variables.is_empty() && record.to.as_ref().is_some_and(|to| self.phones.contains(to))
+        {
+            // To one who is sought, and without a word of whose it is: it may be the one.
+            self.complete = false;
+            return Told::Nothing;
+        }
+        let settled = self.last + SETTLED < now;
         if settled { Told::Anothers(call_id) } else { Told::Nothing }
     }
 

@@ -24,6 +24,7 @@ fn unknown(n: u32, second: i64) -> Unknown {
         looks: 0,
         looked_at: None,
         clear_for: None,
+        redialed: false,
     }
 }
 
@@ -48,13 +49,19 @@ fn record(id: &str, to: Option<u32>, carries: Option<u128>) -> CallRecord {
     }
 }
 
+/// It has variables, and none of ours.
+fn of_others(id: &str, to: Option<u32>) -> CallRecord {
+    let prompt_variables = [("greeting".to_owned(), "hello".to_owned())].into();
+    CallRecord { prompt_variables, ..record(id, to, None) }
+}
+
 fn page(calls: Vec<CallRecord>, total: u64) -> CallPage {
     CallPage { calls, unreadable: 0, total: Some(total) }
 }
 
 /// One look for all of them.
 fn look(sought: Vec<Unknown>) -> Look {
-    let mut looks = windows(&model(), sought);
+    let mut looks = windows(&model(), sought, at(31));
     assert_eq!(looks.len(), 1);
     looks.remove(0)
 }
@@ -172,16 +179,33 @@ fn a_call_without_our_id_is_looked_up_again_only_while_it_is_fresh() {
     for (now, expected) in [(59, Told::Nothing), (61, Told::Anothers(CallId::parse("x").unwrap()))] {
         let mut look = look(vec![unknown(1, 0)]);
         look.listed(&page(vec![record("x", Some(1), None)], 1), &HashSet::new());
-        assert_eq!(look.told(&Ok(record("x", Some(1), None)), at(now)), expected);
+        assert_eq!(look.told(&Ok(of_others("x", Some(1))), at(now)), expected);
     }
 }
 
 #[test]
+fn a_call_to_the_callee_that_does_not_tell_whose_it_is_may_be_the_one() {
+    let mut look = look(vec![unknown(1, 0)]);
+    look.listed(&page(vec![record("x", Some(1), None)], 1), &HashSet::new());
+    assert_eq!(look.told(&Ok(record("x", Some(1), None)), at(3_000)), Told::Nothing);
+    assert_eq!(look.next(), None);
+    assert_eq!(look.in_vain(), (vec![attempt(1)], false), "such a look proves nothing");
+}
+
+#[test]
 fn attempts_far_apart_in_time_are_looked_for_apart() {
-    let looks = windows(&model(), vec![unknown(3, 4_000), unknown(1, 0), unknown(2, 299), unknown(4, 4_001)]);
+    let looks = windows(
+        &model(),
+        vec![unknown(3, 4_000), unknown(1, 0), unknown(2, 299), unknown(4, 4_001)],
+        at(4_500),
+    );
     let windows: Vec<_> = looks.iter().map(Look::window).collect();
-    assert_eq!(windows, [(at(-120), at(899)), (at(3_880), at(4_601))]);
-    assert!(super::windows(&model(), vec![]).is_empty());
+    assert_eq!(
+        windows,
+        [(at(-120), at(4_500)), (at(3_880), at(4_601))],
+        "up to now, or where it may still come"
+    );
+    assert!(super::windows(&model(), vec![], at(0)).is_empty());
 }
 
 #[test]

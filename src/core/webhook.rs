@@ -16,6 +16,9 @@ use super::ids::CallId;
 pub const SIGNATURE_HEADERS: &[&str] =
     &["synthflow-signature", "x-synthflow-signature", "http-synthflow-signature", "http_synthflow_signature"];
 
+/// Of HMAC-SHA256.
+const SIGNATURE_BYTES: usize = 32;
+
 /// The call that a webhook is about; `None`: it doesn't say, or not in a readable form.
 pub fn call_id_of(body: &[u8]) -> Option<CallId> {
     let body: Value = serde_json::from_slice(body).ok()?;
@@ -25,6 +28,11 @@ pub fn call_id_of(body: &[u8]) -> Option<CallId> {
         Value::Number(id) => CallId::parse(&id.to_string()).ok(),
         _ => None,
     }
+}
+
+/// Whether it has the form of a signature: what hasn't needn't be read further.
+pub fn may_be_signature(signature: &str) -> bool {
+    STANDARD.decode(signature.trim()).is_ok_and(|bytes| bytes.len() == SIGNATURE_BYTES)
 }
 
 /// Whether the signature is the call id's: base64 of its HMAC-SHA256. In constant time.
@@ -55,7 +63,9 @@ mod tests {
         assert!(!is_signed(b"secret", &call("call-2"), SIGNATURE));
         for wrong in ["", "AAAA", "not base64!", &SIGNATURE[4..]] {
             assert!(!is_signed(b"secret", &call("call-1"), wrong), "{wrong}");
+            assert!(!may_be_signature(wrong), "{wrong}");
         }
+        assert!(may_be_signature(SIGNATURE));
     }
 
     #[test]

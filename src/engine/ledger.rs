@@ -117,6 +117,8 @@ pub trait UpkeepLedger: Send + Sync + 'static {
     fn relabel(&self, after: JobNo, limit: u32) -> impl Future<Output = Answer<(Option<JobNo>, u32)>> + Send;
     /// Takes over what workers left whose lease has run out: (reservations, attempts that are unknown now).
     fn take_over(&self, lease: Duration) -> impl Future<Output = Answer<(u32, u32)>> + Send;
+    /// Gives attempts to a person that have been sought for so long, of whatever account; gives how many.
+    fn give_up_in_vain(&self, after: Duration, limit: u32) -> impl Future<Output = Answer<u32>> + Send;
     /// Forgets which number callees knew whose time is over.
     fn prune_sticky(&self, limit: u32) -> impl Future<Output = Answer<u32>> + Send;
     /// Drops grants that no window looks at any more, of some things after the given one; gives how far it came.

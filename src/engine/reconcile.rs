@@ -69,11 +69,12 @@ pub trait EvidenceLedger: EndsLedger {
         account: &AccountName,
         calls: &[(AttemptId, CallId)],
     ) -> impl Future<Output = Answer<usize>> + Send;
-    /// A look has not found these. `complete`: by a provider that told everything.
+    /// A look that began then has not found these. `complete`: by a provider that told everything.
     fn looked(
         &self,
         attempts: &[AttemptId],
         complete: bool,
+        began: DateTime<Utc>,
         gap: Duration,
     ) -> impl Future<Output = Answer<()>> + Send;
     /// Ends the search, for those that still are as they were; gives how many.
@@ -195,8 +196,9 @@ impl<L: EvidenceLedger, P: ReadsCalls + ReadsPools, D: Duties + Clone> Reconcile
         match self.look(&mut open, agent, search.now, cancel).await {
             Ok(true) => {
                 agent.backoff.succeeded();
+                let began = open.look.began();
                 let (attempts, complete) = open.look.in_vain();
-                self.ledger.looked(&attempts, complete, self.patience.gap()).await?;
+                self.ledger.looked(&attempts, complete, began, self.patience.gap()).await?;
                 Ok(())
             }
             Ok(false) => {
@@ -208,7 +210,13 @@ impl<L: EvidenceLedger, P: ReadsCalls + ReadsPools, D: Duties + Clone> Reconcile
                 search.looks.push_front(open);
                 Err(stop)
             }
-            Err(stop) => self.broke_off(open, agent, stop).await,
+            Err(stop) => {
+                if matches!(&stop, Stop::Provider(_)) {
+                    // The agent's other looks would wait for the same, ahead of those of others.
+                    search.looks.retain(|other| other.model != open.model);
+                }
+                self.broke_off(open, agent, stop).await
+            }
         }
     }
 
@@ -217,8 +225,9 @@ impl<L: EvidenceLedger, P: ReadsCalls + ReadsPools, D: Duties + Clone> Reconcile
         if let Stop::Provider(error) = &stop {
             let wait = agent.backoff.after_failure(rand::random());
             agent.quiet_until = Some(clock::monotonic() + wait);
+            let began = open.look.began();
             let (attempts, _) = open.look.in_vain();
-            self.ledger.looked(&attempts, false, self.patience.gap()).await?;
+            self.ledger.looked(&attempts, false, began, self.patience.gap()).await?;
             match error {
                 ProviderError::Unauthorized { .. } => self.keys.report_unauthorized(&self.account),
                 error => {
@@ -254,7 +263,7 @@ impl<L: EvidenceLedger, P: ReadsCalls + ReadsPools, D: Duties + Clone> Reconcile
                     None => {}
                 }
             }
-            let looks = windows(&model, due).into_iter();
+            let looks = windows(&model, due, sought.now).into_iter();
             search.looks.extend(looks.map(|look| Open { model: model.clone(), look, requests: 0 }));
         }
         if !over.is_empty() {

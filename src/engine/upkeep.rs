@@ -31,6 +31,8 @@ pub struct Upkeep<L> {
     pub world: watch::Receiver<Arc<World>>,
     /// `worker.lease`.
     pub lease: Duration,
+    /// After which a search is in vain.
+    pub in_vain: Duration,
     /// Its bell is rung when jobs have become ready.
     pub sending: Arc<Sending>,
 }
@@ -91,6 +93,8 @@ impl<L: UpkeepLedger + Duties + Clone> Upkeep<L> {
             Some(after) => after,
             None if clock::monotonic() < known.pruned + PRUNE_EVERY => return,
             None => {
+                // Their own account's search does it, where a worker has that account.
+                chunks("give_up", || self.ledger.give_up_in_vain(self.in_vain, CHUNK)).await;
                 chunks("prune_sticky", || self.ledger.prune_sticky(CHUNK)).await;
                 0
             }

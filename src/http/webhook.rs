@@ -14,15 +14,18 @@ use axum::http::{HeaderMap, StatusCode};
 use axum::response::{IntoResponse, Response};
 use axum::routing::post;
 use secrecy::{ExposeSecret, SecretString};
+use tokio::sync::Semaphore;
 
 use crate::core::ids::AccountName;
-use crate::core::webhook::{SIGNATURE_HEADERS, call_id_of, is_signed};
+use crate::core::webhook::{SIGNATURE_HEADERS, call_id_of, is_signed, may_be_signature};
 use crate::engine::hints::{Inbox, Offered};
 use crate::telemetry::Metrics;
 use crate::telemetry::metrics::ByResult;
 
 /// A transcript of a long call is some hundred kilobytes.
 const BODY_BYTES_MAX: usize = 2 << 20;
+/// Bodies that are read at the same time, of all accounts.
+const READING_MAX: usize = 32;
 /// For the whole body to come.
 const READ_MAX: Duration = Duration::from_secs(10);
 
@@ -53,6 +56,8 @@ impl Webhooks {
 struct Parts {
     webhooks: Webhooks,
     metrics: Arc<Metrics>,
+    /// A permit for each body that is being read.
+    reading: Arc<Semaphore>,
 }
 
 pub(super) fn router(webhooks: Webhooks, metrics: Arc<Metrics>) -> Router {
@@ -60,7 +65,7 @@ pub(super) fn router(webhooks: Webhooks, metrics: Arc<Metrics>) -> Router {
         .route("/webhooks/synthflow", post(of_default))
         .route("/webhooks/synthflow/{account}", post(of_account))
         .layer(DefaultBodyLimit::max(BODY_BYTES_MAX))
-        .with_state(Parts { webhooks, metrics })
+        .with_state(Parts { webhooks, metrics, reading: Arc::new(Semaphore::new(READING_MAX)) })
 }
 
 async fn of_default(State(parts): State<Parts>, request: Request) -> Response {
@@ -129,6 +134,11 @@ async fn judge(parts: &Parts, account: &str, request: Request) -> Judged {
         return Judged::TooMany;
     }
     let headers = request.headers().clone();
+    // Nobody's memory is taken by bodies that nobody signed, nor by more than a few at once.
+    if !signatures(&headers).any(may_be_signature) {
+        return Judged::BadSignature;
+    }
+    let Ok(_reading) = parts.reading.try_acquire() else { return Judged::TooMany };
     let body = match tokio::time::timeout(READ_MAX, Bytes::from_request(request, &())).await {
         Err(_) => return Judged::TooSlow,
         Ok(Err(BytesRejection::FailedToBufferBody(_))) => return Judged::TooLarge,
@@ -147,5 +157,6 @@ async fn judge(parts: &Parts, account: &str, request: Request) -> Judged {
 }
 
 fn signatures(headers: &HeaderMap) -> impl Iterator<Item = &str> {
-    SIGNATURE_HEADERS.iter().filter_map(|name| headers.get(*name)?.to_str().ok())
+    let each = SIGNATURE_HEADERS.iter().flat_map(|name| headers.get_all(*name));
+    each.filter_map(|value| value.to_str().ok())
 }

@@ -23,7 +23,9 @@ impl EvidenceLedger for Ledger {
     async fn unknown(&self, account: &AccountName, max: usize) -> Result<Sought, LedgerError> {
         let rows = sqlx::query(
             "select l.model_id, l.attempt_id, l.campaign_id, a.phone, l.slot, l.since, l.looks, l.looked_at,
-                    extract(epoch from l.clear_until - l.clear_since)::float8, clock_timestamp()
+                    extract(epoch from l.clear_until - l.clear_since)::float8, clock_timestamp(),
+                    l.attempt_no > 1 and exists (select 1 from outdial.attempts b where b.job_no = l.job_no and b.attempt_no < l.attempt_no
+                                                 and b.state = 'not_placed' and b.reason = 'unconfirmed')
              from outdial.live l join outdial.attempts a using (job_no, attempt_no)
              where l.account = $1 and l.state = 'unknown' order by l.slot limit $2",
         )
@@ -44,6 +46,7 @@ impl EvidenceLedger for Ledger {
                 looks: row.get::<i32, _>(6).unsigned_abs(),
                 looked_at: row.get(7),
                 clear_for: row.get::<Option<f64>, _>(8).and_then(|s| Duration::try_from_secs_f64(s).ok()),
+                redialed: row.get(10),
             };
             sought.now = row.get(9);
             sought.by_agent.entry(model).or_default().push(unknown);
@@ -60,7 +63,7 @@ impl EvidenceLedger for Ledger {
         // By time, which has an index; call ids have none.
         let known: Vec<String> = sqlx::query_scalar(
             "select call_id from outdial.attempts
-             where submitted_at between $1 - interval '10 minutes' and $2 and call_id = any ($3)",
+             where state not in ('not_placed', 'closed') and submitted_at between $1 - interval '10 minutes' and $2 and call_id = any ($3)",
         )
         .bind(from)
         .bind(to)
@@ -89,12 +92,19 @@ impl EvidenceLedger for Ledger {
         Ok(usize::try_from(news).unwrap_or(0))
     }
 
-    async fn looked(&self, attempts: &[AttemptId], complete: bool, gap: Duration) -> Result<(), LedgerError> {
+    async fn looked(
+        &self,
+        attempts: &[AttemptId],
+        complete: bool,
+        began: DateTime<Utc>,
+        gap: Duration,
+    ) -> Result<(), LedgerError> {
         for batch in attempts.chunks(BATCH_MAX) {
             let batch: Vec<Uuid> = batch.iter().map(|attempt| attempt.0).collect();
-            sqlx::query("select outdial.looked($1, $2, $3)")
+            sqlx::query("select outdial.looked($1, $2, $3, $4)")
                 .bind(batch)
                 .bind(complete)
+                .bind(began)
                 .bind(interval(gap))
                 .execute(&self.pool)
                 .await
@@ -193,7 +203,15 @@ pub async fn review(
     rows.iter().map(|row| row.try_get(0)).collect()
 }
 
-/// Says what became of attempts in review, some hundreds at most; gives how many. 0: none of these is in review (any
+/// The database's time.
+///
+/// # Errors
+/// The database's.
+pub async fn now(pool: &PgPool) -> Result<DateTime<Utc>, sqlx::Error> {
+    sqlx::query_scalar("select clock_timestamp()").fetch_one(pool).await
+}
+
+/// Says what became of attempts that were in review by then, some hundreds at most; gives how many. 0: none of these is in review (any
 /// more).
 ///
 /// # Errors
@@ -202,6 +220,7 @@ pub async fn resolve_some(
     pool: &PgPool,
     which: &Reviewed,
     resolution: &Resolution,
+    until: DateTime<Utc>,
     events: EventTypes,
 ) -> Result<usize, sqlx::Error> {
     let (attempt, campaign) = match which {
@@ -215,7 +234,7 @@ pub async fn resolve_some(
     };
     let resolved = sqlx::query(
         "select outdial.resolve(array(
-             select attempt_id from outdial.live where state = 'review' and (attempt_id = $1 or campaign_id = $2) limit $3),
+             select attempt_id from outdial.live where state = 'review' and (attempt_id = $1 or campaign_id = $2) and since <= $7 limit $3),
              $4, $5, $6)",
     )
     .bind(attempt)
@@ -224,6 +243,7 @@ pub async fn resolve_some(
     .bind(outcome)
     .bind(call_id)
     .bind(events.names())
+    .bind(until)
     .fetch_all(pool)
     .await?;
     Ok(resolved.len())

@@ -63,6 +63,17 @@ impl UpkeepLedger for Ledger {
         Ok((row.get::<i32, _>(0).unsigned_abs(), row.get::<i32, _>(1).unsigned_abs()))
     }
 
+    async fn give_up_in_vain(&self, after: Duration, limit: u32) -> Result<u32, LedgerError> {
+        let n: Option<i32> = sqlx::query_scalar("select outdial.give_up_in_vain($1, $2, $3)")
+            .bind(interval(after))
+            .bind(i32::try_from(limit).unwrap_or(i32::MAX))
+            .bind(self.events())
+            .fetch_one(&self.pool)
+            .await
+            .map_err(ledger_error)?;
+        Ok(n.unwrap_or_default().unsigned_abs())
+    }
+
     async fn prune_sticky(&self, limit: u32) -> Result<u32, LedgerError> {
         self.count("select outdial.prune_sticky($1)", limit).await
     }

@@ -188,6 +188,74 @@ async fn late_evidence_takes_a_job_back_that_was_to_be_dialed_again() {
 }
 
 #[tokio::test]
+async fn a_workers_own_answer_that_comes_after_its_attempt_was_given_up_counts() {
+    let stage = stage("").await;
+    let worker = stage.worker(&[FAST_READS, QUARANTINE]).await;
+    one_unknown(&stage, "lost", "spring", lost(refused())).await;
+    let attempt = in_review(&stage, &worker).await;
+    stage.run(&["campaign", "pause", "spring"]).await;
+    stage.run(&["review", "resolve", &attempt, "--outcome", "not_placed"]).await;
+    stage.jobs("waiting", Some("campaign_paused"), 1, LONG).await;
+    let answer = format!(
+        "select count(*) from outdial.settle(array['{attempt}'::uuid], array['placed'], array['late'], array[200::smallint],
+             array[null::text], array[null::text], array[null::timestamptz], array['ok'], array[null::int],
+             array[null::timestamptz], '100 ms', null)"
+    );
+    for _ in 0..2 {
+        stage.count(&answer).await;
+        stage.stands("lost", "placed", None).await;
+    }
+    stage.run(&["campaign", "resume", "spring"]).await;
+    assert_eq!(stage.count("select count(*) from outdial.work").await, 0);
+    assert_eq!(stage.count("select count(*) from outdial.drifted()").await, 0);
+    assert_eq!(stage.posts().len(), 1);
+    stage.stopped(worker).await;
+}
+
+#[tokio::test]
+async fn a_job_whose_first_call_is_found_while_the_second_is_refused_is_not_dialed_a_third_time() {
+    for answer in [429, 401] {
+        let stage = stage("").await;
+        let worker = stage.worker(&[FAST_READS, QUARANTINE]).await;
+        one_unknown(&stage, "lost", "spring", lost(refused())).await;
+        let attempt = in_review(&stage, &worker).await;
+        let action = Action::Answer { status: answer, body: None, retry_after_s: Some(1) };
+        stage.sandbox.override_posts(Override { delay_ms: 2_000, ..lost(action) });
+        stage.run(&["review", "resolve", &attempt, "--outcome", "not_placed"]).await;
+        stage.posted(2, LONG).await;
+        let found =
+            format!("select outdial.found('default', array['{attempt}'::uuid], array['late'], null)::bigint");
+        assert_eq!(stage.count(&found).await, 1);
+        let answered = "select count(*) from outdial.attempts where attempt_no = 2 and state = 'not_placed'";
+        eventually(LONG, async || (stage.count(answered).await == 1).then_some(())).await;
+        stage.stands("lost", "placed", None).await;
+        assert_eq!(stage.count("select count(*) from outdial.work").await, 0);
+        assert_eq!(stage.count("select count(*) from outdial.drifted()").await, 0);
+        assert_eq!(stage.posts().len(), 2);
+        stage.stopped(worker).await;
+    }
+}
+
+#[tokio::test]
+async fn what_nobody_has_sought_for_long_is_given_to_a_person_whatever_its_account() {
+    let stage = stage("").await;
+    let worker = stage.worker(&[FAST_READS]).await;
+    one_unknown(&stage, "lost", "spring", lost(refused())).await;
+    stage.jobs("dialing", Some("unconfirmed"), 1, LONG).await;
+    stage.stopped(worker).await;
+    sqlx::query("update outdial.live set account = 'gone'").execute(&stage.db).await.unwrap();
+    let give_up = "select coalesce(outdial.give_up_in_vain('1 hour', 10, null), 0)::bigint";
+    assert_eq!(stage.count(give_up).await, 0);
+    sqlx::query("update outdial.live set since = since - interval '2 hours'")
+        .execute(&stage.db)
+        .await
+        .unwrap();
+    assert_eq!(stage.count(give_up).await, 1);
+    stage.stands("lost", "review", Some("unconfirmed")).await;
+    assert_eq!(stage.count("select count(*) from outdial.drifted()").await, 0);
+}
+
+#[tokio::test]
 async fn places_that_were_miscounted_are_found_and_put_right() {
     let stage = stage("").await;
     let worker = stage.worker(&[FAST_READS]).await;

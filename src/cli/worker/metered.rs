@@ -112,8 +112,14 @@ impl<L: EvidenceLedger> EvidenceLedger for Metered<L> {
         Ok(news)
     }
 
-    async fn looked(&self, attempts: &[AttemptId], complete: bool, gap: Duration) -> Result<(), LedgerError> {
-        self.inner.looked(attempts, complete, gap).await
+    async fn looked(
+        &self,
+        attempts: &[AttemptId],
+        complete: bool,
+        began: DateTime<Utc>,
+        gap: Duration,
+    ) -> Result<(), LedgerError> {
+        self.inner.looked(attempts, complete, began, gap).await
     }
 
     async fn give_up(&self, attempts: &[(AttemptId, GiveUp)]) -> Result<usize, LedgerError> {
