@@ -7,7 +7,7 @@ help:
 	@echo 'make demo    the main job, start to end, on private servers'
 	@echo 'make test    every test, on private servers'
 	@echo 'make crash   the crash table, each row 200 times (CRASH_TIMES=n: n times)'
-	@echo 'make chaos   everything goes wrong at once, for 10 minutes (SECONDS=n, SEED=n: that schedule again)'
+	@echo 'make chaos   everything goes wrong at once, for 10 minutes (SECONDS=n, RATE=jobs a second, SEED=n: that schedule again)'
 	@echo 'make fmt     format the sources'
 	@echo 'make lint    formatting and clippy, warnings are errors'
 	@echo 'make check   compile everything, run nothing'
@@ -16,9 +16,11 @@ demo:
 	@deploy/local/install.sh
 	@deploy/local/with-tmp.sh $(CARGO) run --locked --quiet -- demo
 
+# Tests mostly wait: for slots, leases and servers. More of them than there are processors wait side by side.
+TEST_THREADS ?= 3
 test:
 	@deploy/local/install.sh faketime
-	@deploy/local/with-tmp.sh $(CARGO) test --locked
+	@RUST_TEST_THREADS=$(TEST_THREADS) deploy/local/with-tmp.sh $(CARGO) test --locked
 
 # Played as often as a rare interleaving needs; `make test` plays each row three times.
 CRASH_TIMES ?= 200
@@ -29,9 +31,10 @@ crash:
 # The seed is drawn and printed where none is given; `make test` has a short run with a fixed one.
 SECONDS ?= 600
 SEED ?=
+RATE ?=
 chaos:
 	@deploy/local/install.sh faketime
-	@OUTDIAL_CHAOS_SECONDS=$(SECONDS) OUTDIAL_CHAOS_SEED=$(SEED) deploy/local/with-tmp.sh $(CARGO) test --locked --test it \
+	@OUTDIAL_CHAOS_SECONDS=$(SECONDS) OUTDIAL_CHAOS_SEED=$(SEED) OUTDIAL_CHAOS_RATE=$(RATE) deploy/local/with-tmp.sh $(CARGO) test --locked --test it \
 		chaos::a_run_as_long_as_wanted -- --ignored --nocapture
 
 fmt:

@@ -912,7 +912,7 @@ declare
     v_thing int;
 begin
     update outdial.clock_steps c set noted_at = v_now where c.noted_at > v_now + interval '2 seconds';
-    update outdial.workers w set lease_until = v_now + p_lease where w.ended_at is null and w.lease_until > v_now + 2 * p_lease + interval '10 seconds';
+    update outdial.workers w set lease_until = v_now + greatest(p_lease, interval '10 seconds') where w.ended_at is null and w.lease_until > v_now + 2 * p_lease + interval '10 seconds';
     update outdial.live l set looked_at = v_now, clear_since = null, clear_until = null where l.looked_at > v_now + interval '2 seconds';
     update outdial.duties d set until = v_now where d.until > v_now + interval '1 minute';
     update outdial.accounts a set breaker_until = v_now where a.breaker_until > v_now + interval '10 seconds';

@@ -8,7 +8,7 @@
 //! |---|---|
 //! | `schedule`, `faults` | what goes wrong and when: a pure function of seed and length |
 //! | `run` | one run: begin, play the schedule, heal, settle, judge |
-//! | `ground`, `machine`, `proxy`, `fleet` | the servers, their clock and disk, the network, the workers |
+//! | `ground`, `proxy`, `fleet` | the servers, the network, the workers |
 //! | `load`, `routes` | what is published; who may call whom, how often |
 //! | `tally` | what has happened, and when the machine itself stalled |
 //! | `evidence`, `oracle`, `windows` | what is left afterwards, and what must hold |
@@ -18,7 +18,6 @@ mod faults;
 mod fleet;
 mod ground;
 mod load;
-mod machine;
 mod oracle;
 mod proxy;
 mod routes;
@@ -31,13 +30,16 @@ use std::time::Duration;
 
 use run::run;
 
+/// Jobs a second.
+const RATE: usize = 40;
+
 /// Everything once, and quickly: part of the ordinary suite.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_short_run() {
-    run(1, Duration::from_secs(55)).await;
+    run(1, Duration::from_secs(55), RATE).await;
 }
 
-/// `OUTDIAL_CHAOS_SECONDS` (600) by the schedule of `OUTDIAL_CHAOS_SEED` (drawn): `make chaos`.
+/// `OUTDIAL_CHAOS_SECONDS` (600) at `OUTDIAL_CHAOS_RATE` (40) jobs a second, by the schedule of `OUTDIAL_CHAOS_SEED` (drawn): `make chaos`.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 #[ignore = "make chaos runs it: it takes as long as it is told"]
 async fn a_run_as_long_as_wanted() {
@@ -46,5 +48,6 @@ async fn a_run_as_long_as_wanted() {
         Some(text.parse().unwrap_or_else(|_| panic!("{name}={text} is no number")))
     };
     let seed = given("OUTDIAL_CHAOS_SEED").unwrap_or_else(|| rand::random_range(1..1_000_000));
-    run(seed, Duration::from_secs(given("OUTDIAL_CHAOS_SECONDS").unwrap_or(600))).await;
+    let rate = given("OUTDIAL_CHAOS_RATE").map_or(RATE, |rate| rate as usize);
+    run(seed, Duration::from_secs(given("OUTDIAL_CHAOS_SECONDS").unwrap_or(600)), rate).await;
 }

@@ -8,6 +8,7 @@
 
 mod answers;
 mod chaos;
+mod clock;
 mod commands;
 mod controls;
 mod crash;

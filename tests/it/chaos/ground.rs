@@ -14,10 +14,10 @@ use tokio::net::TcpStream;
 use tokio::sync::Mutex;
 
 use super::faults::webhook_faults;
-use super::machine::{Disk, FakeClock, Offset};
 use super::proxy::{Line, Proxy};
 use super::routes::Routes;
 use super::schedule::{CREW_MAX, Server};
+use crate::support::machine::{Disk, FakeClock, Offset};
 use crate::support::stage::KEY;
 use crate::support::{Database, Outdial, database_on, own_postgres_with, own_rabbit};
 

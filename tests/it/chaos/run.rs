@@ -24,7 +24,6 @@ use super::windows::Lateness;
 use crate::support::stage::NAME;
 use crate::support::{Outdial, eventually};
 
-const JOBS_PER_SECOND: usize = 40;
 /// After the schedule: hung answers, back-offs and the quarantine have to pass, and the backlog to be worked off.
 const SETTLE_MAX: Duration = Duration::from_secs(240);
 /// Between two looks at processes that may have ended by themselves.
@@ -41,17 +40,20 @@ struct Run {
 }
 
 /// Fails where something that was promised doesn't hold.
-pub async fn run(seed: u64, length: Duration) {
+pub async fn run(seed: u64, length: Duration, jobs_per_second: usize) {
     let _cores = crate::support::busy().await;
-    println!("chaos: OUTDIAL_CHAOS_SEED={seed} OUTDIAL_CHAOS_SECONDS={}", length.as_secs());
+    let seconds = length.as_secs();
+    println!(
+        "chaos: OUTDIAL_CHAOS_SEED={seed} OUTDIAL_CHAOS_SECONDS={seconds} OUTDIAL_CHAOS_RATE={jobs_per_second}"
+    );
     let events = schedule(seed, length);
     events.iter().for_each(|event| println!("{event}"));
 
-    let routes = Routes { jobs_per_second: JOBS_PER_SECOND };
+    let routes = Routes { jobs_per_second };
     let run = Run::begin(&routes, seed).await;
     let (tasks, stop, until) = (TaskTracker::new(), CancellationToken::new(), CancellationToken::new());
     let publisher = Publisher::new(run.ground.amqp_url(), seed);
-    let publishing = tasks.spawn(publisher.run(JOBS_PER_SECOND, stop.clone()));
+    let publishing = tasks.spawn(publisher.run(jobs_per_second, stop.clone()));
     let (watching, unwatched) = (run.tally.clone(), until.clone());
     tasks.spawn(async move { watching.watch_the_machine(unwatched).await });
     let all = async {

@@ -8,10 +8,10 @@
 use std::collections::BTreeMap;
 
 use super::evidence::{Evidence, Post};
-use super::machine::Offset;
 use super::oracle::Verdict;
 use super::routes::{Limits, Routes};
 use super::tally::Trouble;
+use crate::support::machine::Offset;
 use crate::support::stage::most_in_window;
 
 /// `limits.slack_ms`, and what two clocks of one machine may differ in reading.

@@ -84,13 +84,18 @@ async fn row_15_a_take_over_that_died_is_taken_over() {
         let left = round.one_of(&["AfterReserve", "AfterAuthorise"]);
         let doomed = round.doomed(left, "kill").await;
         round.publish_until_killed(doomed).await;
-        let in_flight = round.in_flight().await;
+        let mut in_flight = round.in_flight().await;
         round.bury().await;
         let point = ["BeforeTakeOver", "AfterTakeOver"][round.nth / 2 % 2];
         round.killed(round.doomed_at_start(point, 1, "kill")).await;
+        // It may have had leave for others by then.
+        let still = round.in_flight().await;
         if point == "BeforeTakeOver" {
-            assert_eq!(round.in_flight().await, in_flight, "nothing is taken over yet");
+            assert!(in_flight.iter().all(|job| still.contains(job)), "nothing is taken over yet");
         }
+        in_flight.extend(still);
+        in_flight.sort();
+        in_flight.dedup();
         round.inherit_of(in_flight).await;
     })
     .await;

@@ -6,6 +6,7 @@ pub mod far;
 mod figures;
 pub mod ledger;
 mod listener;
+pub mod machine;
 mod proof;
 mod shared;
 pub mod stage;

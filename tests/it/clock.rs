@@ -1,0 +1,95 @@
+//! Steps of the database's clock, which dates every slot: no window holds too much over one, and none is shut for long.
+
+use chrono::{DateTime, TimeDelta, Utc};
+use outdial::local::PostgresSetup;
+use sqlx::PgPool;
+
+use crate::support::ledger::{SLACK, ground, reserve};
+use crate::support::machine::FakeClock;
+use crate::support::stage::{ANY_NUMBER, LONG, Stage, jobs, numbers, sandbox_config};
+use crate::support::{database, database_on, own_postgres_with, vhost};
+
+const ONE_A_SECOND: ([Option<i32>; 4], Option<i32>) = ([Some(1), None, None, None], None);
+const UNLIMITED: ([Option<i32>; 4], Option<i32>) = ([None; 4], None);
+
+/// A number of one call a second, and the slot of its last.
+async fn used(db: &PgPool) -> DateTime<Utc> {
+    ground(db, UNLIMITED, &[UNLIMITED], &[ONE_A_SECOND], 3).await;
+    reserve(db, &[(1, 0, 0)]).await[0].slot.unwrap()
+}
+
+#[tokio::test]
+async fn a_step_ahead_makes_windows_wider_by_as_much() {
+    let database = database().await;
+    let db = PgPool::connect(&database.url).await.unwrap();
+    let slot = used(&db).await;
+    // Three workers prove the same step, one of them also a second one.
+    for (witness, seconds) in [(7, 5), (8, 5), (9, 5), (8, 2)] {
+        let note = format!("select outdial.note_step({witness}, '{seconds} seconds')");
+        sqlx::query(sqlx::AssertSqlSafe(note)).execute(&db).await.unwrap();
+    }
+    let refused = reserve(&db, &[(2, 0, 0)]).await;
+    assert_eq!(refused[0].refused.as_deref(), Some("number_limit"), "nothing is granted for a second");
+    assert_eq!(refused[0].next_at.unwrap(), slot + TimeDelta::seconds(1 + 7) + SLACK);
+    // What was noted long before a grant is none of its business.
+    sqlx::query("update outdial.clock_steps set noted_at = noted_at - interval '10 seconds'")
+        .execute(&db)
+        .await
+        .unwrap();
+    let granted = reserve(&db, &[(2, 0, 0)]).await;
+    assert_eq!(granted[0].next_at.or(granted[0].slot).unwrap(), slot + TimeDelta::seconds(1) + SLACK);
+}
+
+#[tokio::test]
+async fn after_a_step_back_nothing_is_shut_for_as_long_as_it_was() {
+    let database = database().await;
+    let db = PgPool::connect(&database.url).await.unwrap();
+    used(&db).await;
+    // As if the clock had been an hour ahead until now.
+    for table in
+        ["grants set slot = slot", "reservations set slot = slot", "limits set last_slot = last_slot"]
+    {
+        let ahead = format!("update outdial.{table} + interval '1 hour'");
+        sqlx::query(sqlx::AssertSqlSafe(ahead)).execute(&db).await.unwrap();
+    }
+    let refused = reserve(&db, &[(2, 0, 0)]).await;
+    assert!(refused[0].next_at.unwrap() > Utc::now() + TimeDelta::minutes(50), "shut for an hour");
+    let mended: i32 =
+        sqlx::query_scalar("select outdial.mend_future('10 seconds', 100)").fetch_one(&db).await.unwrap();
+    assert_eq!(mended, 1);
+    let left: i64 =
+        sqlx::query_scalar("select count(*) from outdial.reservations").fetch_one(&db).await.unwrap();
+    assert_eq!(left, 0, "it would be sent in an hour");
+    let answer = reserve(&db, &[(2, 0, 0)]).await;
+    let next = answer[0].slot.or(answer[0].next_at).unwrap();
+    assert!(next < Utc::now() + TimeDelta::seconds(3), "{next}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn limits_hold_while_the_clock_steps_back_and_forth() {
+    let Some(clock) = FakeClock::find() else {
+        return eprintln!("skipped: libfaketime is not installed");
+    };
+    let setup = PostgresSetup { env: clock.env(), ..PostgresSetup::default() };
+    let postgres = own_postgres_with(std::env::temp_dir(), setup).await;
+    clock.is_of(postgres.pid());
+    let stage = Stage::on(sandbox_config(&numbers(8)), database_on(&postgres).await, vhost().await).await;
+    stage.route("per_second = 4, per_minute = 60", ANY_NUMBER).await;
+    let (one, two) = (stage.worker(&[]).await, stage.worker(&[]).await);
+    let many = jobs("many", 470);
+    stage.publish(&many).await;
+    let mut sent = 40;
+    for step in [5, -5, 5, 1, -6] {
+        stage.posted(sent, LONG).await;
+        clock.step(step);
+        sent = stage.posts().len() + 40;
+    }
+    stage.each_done_once(&many, LONG).await;
+    stage.prove(&many, &[(1, 4), (60, 60)]).await;
+    for worker in [&one, &two] {
+        assert!(worker.output().matches("database.clock.stepped").count() >= 4, "{}", worker.output());
+    }
+    stage.stopped(one).await;
+    stage.stopped(two).await;
+    drop(stage);
+}
