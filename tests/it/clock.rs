@@ -53,7 +53,10 @@ async fn after_a_step_back_nothing_is_shut_for_as_long_as_it_was() {
         sqlx::query(sqlx::AssertSqlSafe(ahead)).execute(&db).await.unwrap();
     }
     let refused = reserve(&db, &[(2, 0, 0)]).await;
-    assert!(refused[0].next_at.unwrap() > Utc::now() + TimeDelta::minutes(50), "shut for an hour");
+    assert!(
+        refused[0].next_at.unwrap() > outdial::clock::wall() + TimeDelta::minutes(50),
+        "shut for an hour"
+    );
     let mended: i32 =
         sqlx::query_scalar("select outdial.mend_future('10 seconds', 100)").fetch_one(&db).await.unwrap();
     assert_eq!(mended, 1);
@@ -62,7 +65,7 @@ async fn after_a_step_back_nothing_is_shut_for_as_long_as_it_was() {
     assert_eq!(left, 0, "it would be sent in an hour");
     let answer = reserve(&db, &[(2, 0, 0)]).await;
     let next = answer[0].slot.or(answer[0].next_at).unwrap();
-    assert!(next < Utc::now() + TimeDelta::seconds(3), "{next}");
+    assert!(next < outdial::clock::wall() + TimeDelta::seconds(3), "{next}");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -45,6 +45,18 @@ async fn in_review(stage: &Stage, worker: &Outdial) -> String {
     listed[0]["attempt_id"].as_str().unwrap().to_owned()
 }
 
+/// A job whose first attempt a person has taken for not placed, in a campaign that is paused.
+async fn to_be_dialed_again() -> (Stage, Outdial, String) {
+    let stage = stage("").await;
+    let worker = stage.worker(&[FAST_READS, QUARANTINE]).await;
+    one_unknown(&stage, "lost", "spring", lost(refused())).await;
+    let attempt = in_review(&stage, &worker).await;
+    stage.run(&["campaign", "pause", "spring"]).await;
+    stage.run(&["review", "resolve", &attempt, "--outcome", "not_placed"]).await;
+    stage.jobs("waiting", Some("campaign_paused"), 1, LONG).await;
+    (stage, worker, attempt)
+}
+
 #[tokio::test]
 async fn calls_whose_answers_were_lost_are_found_by_our_id_and_never_dialed_again() {
     for redacted in [false, true] {
@@ -162,13 +174,7 @@ async fn an_agent_that_the_provider_does_not_know_any_more_proves_nothing() {
 
 #[tokio::test]
 async fn late_evidence_takes_a_job_back_that_was_to_be_dialed_again() {
-    let stage = stage("").await;
-    let worker = stage.worker(&[FAST_READS, QUARANTINE]).await;
-    one_unknown(&stage, "lost", "spring", lost(refused())).await;
-    let attempt = in_review(&stage, &worker).await;
-    stage.run(&["campaign", "pause", "spring"]).await;
-    stage.run(&["review", "resolve", &attempt, "--outcome", "not_placed"]).await;
-    stage.jobs("waiting", Some("campaign_paused"), 1, LONG).await;
+    let (stage, worker, attempt) = to_be_dialed_again().await;
 
     let found =
         format!("select outdial.found('default', array['{attempt}'::uuid], array['late'], null)::bigint");
@@ -189,13 +195,7 @@ async fn late_evidence_takes_a_job_back_that_was_to_be_dialed_again() {
 
 #[tokio::test]
 async fn a_workers_own_answer_that_comes_after_its_attempt_was_given_up_counts() {
-    let stage = stage("").await;
-    let worker = stage.worker(&[FAST_READS, QUARANTINE]).await;
-    one_unknown(&stage, "lost", "spring", lost(refused())).await;
-    let attempt = in_review(&stage, &worker).await;
-    stage.run(&["campaign", "pause", "spring"]).await;
-    stage.run(&["review", "resolve", &attempt, "--outcome", "not_placed"]).await;
-    stage.jobs("waiting", Some("campaign_paused"), 1, LONG).await;
+    let (stage, worker, attempt) = to_be_dialed_again().await;
     let answer = format!(
         "select count(*) from outdial.settle(array['{attempt}'::uuid], array['placed'], array['late'], array[200::smallint],
              array[null::text], array[null::text], array[null::timestamptz], array['ok'], array[null::int],
