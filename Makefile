@@ -1,13 +1,14 @@
 # `make demo` and `make test` need nothing but git, make, curl, a C compiler and Rust; the rest is installed if missing.
 CARGO ?= cargo
 
-.PHONY: demo test crash chaos fmt lint check help
+.PHONY: demo test crash chaos fuzz fmt lint check help
 
 help:
 	@echo 'make demo    the main job, start to end, on private servers'
 	@echo 'make test    every test, on private servers'
 	@echo 'make crash   the crash table, each row 200 times (CRASH_TIMES=n: n times)'
 	@echo 'make chaos   everything goes wrong at once, for 10 minutes (SECONDS=n, RATE=jobs a second, SEED=n: that schedule again)'
+	@echo 'make fuzz    what comes from outside, as hostile as it may be (FUZZ_SECONDS=n for each of five targets: 60)'
 	@echo 'make fmt     format the sources'
 	@echo 'make lint    formatting and clippy, warnings are errors'
 	@echo 'make check   compile everything, run nothing'
@@ -36,6 +37,17 @@ chaos:
 	@deploy/local/install.sh faketime
 	@OUTDIAL_CHAOS_SECONDS=$(SECONDS) OUTDIAL_CHAOS_SEED=$(SEED) OUTDIAL_CHAOS_RATE=$(RATE) deploy/local/with-tmp.sh $(CARGO) test --locked --test it \
 		chaos::a_run_as_long_as_wanted -- --ignored --nocapture
+
+# libFuzzer needs a nightly compiler and cargo-fuzz; `make test` runs the same checks without either.
+FUZZ_SECONDS ?= 60
+FUZZ_TARGETS ?= job phone answer webhook routing
+fuzz:
+	@rustup toolchain list | grep -q nightly || { echo 'missing: rustup toolchain install nightly' >&2; exit 1; }
+	@$(CARGO) fuzz --version >/dev/null 2>&1 || { echo 'missing: cargo install cargo-fuzz' >&2; exit 1; }
+	@set -e; work=$$(mktemp -d); for target in $(FUZZ_TARGETS); do \
+		$(CARGO) +nightly fuzz run --fuzz-dir tests/fuzz $$target $$work tests/fuzz/corpus/$$target -- \
+			-max_total_time=$(FUZZ_SECONDS) -rss_limit_mb=512 -max_len=65536 -timeout=20; \
+		rm -rf $$work/*; done; rm -rf $$work
 
 fmt:
 	$(CARGO) fmt

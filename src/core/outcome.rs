@@ -202,8 +202,24 @@ pub fn error_text(body: &[u8]) -> Option<String> {
         Ok(json) => said(&json),
         Err(_) => markup_text(&String::from_utf8_lossy(&body[..body.len().min(16 * RAW_BYTES_MAX)])),
     };
-    let words = text?.split_whitespace().collect::<Vec<_>>().join(" ");
-    (!words.is_empty()).then(|| tidy(&mask_digits(&words), ERROR_BYTES_MAX))
+    let line = one_line(&text?);
+    (!line.is_empty()).then(|| tidy(&mask_digits(&line), ERROR_BYTES_MAX))
+}
+
+/// The words of a text, as far as they are told and as much again, for a number at the edge to be known as one.
+fn one_line(text: &str) -> String {
+    const BYTES_MAX: usize = 2 * ERROR_BYTES_MAX;
+    let mut line = String::new();
+    for word in text.split_whitespace() {
+        if line.len() >= BYTES_MAX {
+            break;
+        }
+        if !line.is_empty() {
+            line.push(' ');
+        }
+        line.push_str(&tidy(word, BYTES_MAX));
+    }
+    line
 }
 
 fn said(json: &Value) -> Option<String> {

@@ -3,10 +3,15 @@
 //! Its signature covers the call's id and nothing else, and may be sent again by whoever has seen it: so of the body only
 //! the id is read, and what is recorded is what the provider then tells of that call.
 
+use std::borrow::Cow;
+use std::fmt;
+
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use hmac::{Hmac, KeyInit, Mac};
-use serde_json::Value;
+use serde::Deserializer;
+use serde::de::{DeserializeSeed, IgnoredAny, MapAccess, SeqAccess, Visitor};
+use serde_json::Number;
 use sha2::Sha256;
 
 use super::ids::CallId;
@@ -20,13 +25,98 @@ pub const SIGNATURE_HEADERS: &[&str] =
 const SIGNATURE_BYTES: usize = 32;
 
 /// The call that a webhook is about; `None`: it doesn't say, or not in a readable form.
+///
+/// Anybody may send one, and it is read before its signature can be judged: so nothing but ids is taken into memory,
+/// where a body of 2 MiB would become a tree of many times its size.
 pub fn call_id_of(body: &[u8]) -> Option<CallId> {
-    let body: Value = serde_json::from_slice(body).ok()?;
-    let id = body.get("call").and_then(|call| call.get("call_id")).or_else(|| body.get("call_id"))?;
-    match id {
-        Value::String(id) => CallId::parse(id).ok(),
-        Value::Number(id) => CallId::parse(&id.to_string()).ok(),
-        _ => None,
+    let mut reader = serde_json::Deserializer::from_slice(body);
+    let Told { call_id, of_call, .. } = reader.deserialize_any(Part::Body).ok()?;
+    reader.end().ok()?;
+    of_call.or(call_id)?
+}
+
+/// What one part of a body tells. Of a member that is there and no id, `Some(None)`.
+#[derive(Debug, Default)]
+struct Told {
+    /// The part is an id itself.
+    is: Option<CallId>,
+    /// Its member `call_id`.
+    call_id: Option<Option<CallId>>,
+    /// The same of its member `call`.
+    of_call: Option<Option<CallId>>,
+}
+
+/// A part of a body that is looked into; all others are passed over.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Part {
+    Body,
+    Call,
+    Id,
+}
+
+impl Part {
+    fn id<E>(self, text: &str) -> Result<Told, E> {
+        let is = CallId::parse(text).ok().filter(|_| self == Part::Id);
+        Ok(Told { is, ..Told::default() })
+    }
+}
+
+impl<'de> DeserializeSeed<'de> for Part {
+    type Value = Told;
+
+    fn deserialize<D: Deserializer<'de>>(self, from: D) -> Result<Told, D::Error> {
+        from.deserialize_any(self)
+    }
+}
+
+impl<'de> Visitor<'de> for Part {
+    type Value = Told;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("JSON")
+    }
+
+    fn visit_unit<E>(self) -> Result<Told, E> {
+        Ok(Told::default())
+    }
+
+    fn visit_bool<E>(self, _: bool) -> Result<Told, E> {
+        Ok(Told::default())
+    }
+
+    fn visit_u64<E>(self, number: u64) -> Result<Told, E> {
+        self.id(&number.to_string())
+    }
+
+    fn visit_i64<E>(self, number: i64) -> Result<Told, E> {
+        self.id(&number.to_string())
+    }
+
+    fn visit_f64<E>(self, number: f64) -> Result<Told, E> {
+        self.id(&Number::from_f64(number).map(|number| number.to_string()).unwrap_or_default())
+    }
+
+    fn visit_str<E>(self, text: &str) -> Result<Told, E> {
+        self.id(text)
+    }
+
+    fn visit_seq<A: SeqAccess<'de>>(self, mut items: A) -> Result<Told, A::Error> {
+        while items.next_element::<IgnoredAny>()?.is_some() {}
+        Ok(Told::default())
+    }
+
+    fn visit_map<A: MapAccess<'de>>(self, mut members: A) -> Result<Told, A::Error> {
+        let mut told = Told::default();
+        while let Some(key) = members.next_key::<Cow<'de, str>>()? {
+            match (self, key.as_ref()) {
+                (Part::Body | Part::Call, "call_id") => {
+                    told.call_id = Some(members.next_value_seed(Part::Id)?.is);
+                }
+                (Part::Body, "call") => told.of_call = members.next_value_seed(Part::Call)?.call_id,
+                _ => drop(members.next_value::<IgnoredAny>()?),
+            }
+        }
+        Ok(told)
     }
 }
 
@@ -76,9 +166,22 @@ mod tests {
             Some("a".into())
         );
         assert_eq!(id(r#"{"call_id": 12}"#), Some("12".into()));
-        for nothing in
-            ["", "{}", "[]", r#"{"call": {"call_id": ""}}"#, r#"{"call": {"call_id": {}}}"#, "{\"call"]
-        {
+        assert_eq!(id(r#"{"call_id": "b", "x": [{"call_id": "c"}], "call": 7}"#), Some("b".into()));
+        // Of a member that comes twice the last counts.
+        assert_eq!(id(r#"{"call": {"call_id": "a"}, "call": {"call_\u0069d": "b"}}"#), Some("b".into()));
+        for nothing in [
+            "",
+            "{}",
+            "[]",
+            r#"{"call": {"call_id": ""}}"#,
+            r#"{"call": {"call_id": {}}}"#,
+            "{\"call",
+            "{} {}",
+            "\"a\"",
+            r#"{"call": {"call_id": null}, "call_id": "b"}"#,
+            r#"{"call_id": "b"} x"#,
+            r#"{"call": {"call": {"call_id": "c"}}}"#,
+        ] {
             assert_eq!(id(nothing), None, "{nothing}");
         }
     }

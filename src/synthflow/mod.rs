@@ -5,7 +5,7 @@
 
 pub mod client;
 mod gate;
-mod records;
+pub mod records;
 #[cfg(test)]
 mod records_tests;
 pub mod sandbox;

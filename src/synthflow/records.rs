@@ -203,7 +203,9 @@ fn variables(value: Option<&Value>) -> BTreeMap<String, String> {
         other => tidy(&other.to_string(), TEXT_BYTES_MAX),
     };
     match value {
-        Some(Value::Object(map)) => map.iter().map(|(key, value)| (key.clone(), as_text(value))).collect(),
+        Some(Value::Object(map)) => {
+            map.iter().map(|(key, value)| (tidy(key, TEXT_BYTES_MAX), as_text(value))).collect()
+        }
         Some(Value::Array(list)) => {
             list.iter().filter_map(|pair| Some((text(pair, "key")?, as_text(pair.get("value")?)))).collect()
         }

@@ -1,6 +1,6 @@
 //! How each kind of field is read from JSON. A fault says what is wrong and the mend, never the value.
 
-use chrono::{DateTime, SubsecRound, Utc};
+use chrono::{DateTime, Datelike, SubsecRound, Utc};
 use serde_json::{Map, Value};
 
 use super::json::{has_nul, quoted};
@@ -148,8 +148,13 @@ impl Field for DateTime<Utc> {
         let date = DateTime::parse_from_rfc3339(&String::read(value)?).map_err(|_| {
             "must be a date of RFC 3339 with an offset, such as \"2026-11-30T09:00:00-05:00\"".to_owned()
         })?;
+        let date = date.to_utc();
+        if !(1..=9999).contains(&date.year()) {
+            // Its offset has moved it where RFC 3339 has no dates: no event could tell it.
+            return Err("must be within the years 1 to 9999 in UTC".to_owned());
+        }
         // The database keeps microseconds; the digest must not depend on what it drops.
-        Ok(date.to_utc().trunc_subsecs(6))
+        Ok(date.trunc_subsecs(6))
     }
 }
 

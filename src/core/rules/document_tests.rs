@@ -1,5 +1,6 @@
 use proptest::prelude::{Strategy as Generator, any, prop_assert, prop_assert_eq, prop_oneof, proptest};
 
+use super::super::reader::FAULTS_MAX;
 use super::*;
 
 /// The contract's example, with what this version can't honour left out.
@@ -341,6 +342,23 @@ fn any_settings() -> impl Generator<Value = Settings> {
             settings
         },
     )
+}
+
+#[test]
+fn of_very_many_faults_the_first_are_told_and_the_others_counted() {
+    let source: String = (0..250).map(|n| format!("key{n:03} = 1\n")).collect();
+    let faults = parse(&source).unwrap_err();
+    assert_eq!(faults.len(), FAULTS_MAX + 1);
+    assert_eq!(faults[100].to_string(), "line 100: and 150 more faults in this file; mend these first");
+    let exactly: String = source.lines().take(FAULTS_MAX).map(|line| format!("{line}\n")).collect();
+    assert_eq!(parse(&exactly).unwrap_err().len(), FAULTS_MAX);
+}
+
+#[test]
+fn a_key_that_nobody_knows_is_told_in_short_and_on_one_line() {
+    let faults = parse(&format!("\"\\u001b[2J{}\" = 1", "k".repeat(10_000))).unwrap_err();
+    assert!(faults[0].key.starts_with(" [2Jkkk") && faults[0].key.len() == 100, "{}", faults[0].key);
+    assert_eq!(parse("\"\" = 1").unwrap_err()[0].key, "\"\"");
 }
 
 proptest! {

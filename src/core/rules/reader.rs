@@ -1,6 +1,6 @@
 //! Reads a TOML document key by key and notes every fault with its line, so that all are told at once.
 
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::fmt;
 
 use serde::{Deserialize, Serialize};
@@ -8,6 +8,7 @@ use toml::Spanned;
 use toml::de::{DeTable, DeValue};
 
 use crate::core::states::words;
+use crate::core::text::tidy;
 
 words!(
     /// What kind of fault it is.
@@ -19,6 +20,8 @@ words!(
         Duplicate = "duplicate",
         /// A key or value of the contract that this version can't honour yet.
         NotSupported = "not_supported",
+        /// None of its own: that there are more.
+        More = "more",
     }
 );
 
@@ -46,23 +49,38 @@ impl fmt::Display for Fault {
     }
 }
 
+/// So many faults are told. Of a file that is no routing file at all, every line may have one.
+pub(super) const FAULTS_MAX: usize = 100;
+/// Of a key that nobody knows, at most this much is told.
+const KEY_BYTES_MAX: usize = 100;
+
 /// The faults found so far, and where lines begin.
 #[derive(Debug)]
 pub(super) struct Faults {
     line_starts: Vec<usize>,
     found: RefCell<Vec<Fault>>,
+    /// Found and not kept.
+    more: Cell<usize>,
 }
 
 impl Faults {
     pub(super) fn new(source: &str) -> Self {
         let after_breaks = source.bytes().enumerate().filter(|(_, b)| *b == b'\n').map(|(at, _)| at + 1);
-        Self { line_starts: std::iter::once(0).chain(after_breaks).collect(), found: RefCell::default() }
+        Self {
+            line_starts: std::iter::once(0).chain(after_breaks).collect(),
+            found: RefCell::default(),
+            more: Cell::new(0),
+        }
     }
 
     pub(super) fn note(&self, offset: usize, key: &str, kind: FaultKind, message: impl fmt::Display) {
-        let fault =
-            Fault { line: self.line(offset), key: key.to_owned(), kind, message: message.to_string() };
-        self.found.borrow_mut().push(fault);
+        let mut found = self.found.borrow_mut();
+        if found.len() == FAULTS_MAX {
+            self.more.set(self.more.get() + 1);
+            return;
+        }
+        let message = message.to_string();
+        found.push(Fault { line: self.line(offset), key: key.to_owned(), kind, message });
     }
 
     pub(super) fn line(&self, offset: usize) -> usize {
@@ -77,6 +95,10 @@ impl Faults {
         }
         faults.sort_by(|a, b| (a.line, &a.key).cmp(&(b.line, &b.key)));
         faults.dedup();
+        if let (more @ 1.., Some(last)) = (self.more.get(), faults.last()) {
+            let message = format!("and {more} more faults in this file; mend these first");
+            faults.push(Fault { line: last.line, key: String::new(), kind: FaultKind::More, message });
+        }
         faults
     }
 }
@@ -117,9 +139,13 @@ impl<'a> Section<'a> {
     pub(super) fn finish(self) {
         for name in self.table.keys() {
             if !self.known.contains(&name.get_ref().as_ref()) {
+                let shown = match tidy(name.get_ref(), KEY_BYTES_MAX) {
+                    empty if empty.is_empty() => "\"\"".to_owned(),
+                    key => key,
+                };
                 let path = match self.path.as_str() {
-                    "" => name.get_ref().to_string(),
-                    path => format!("{path}.{}", name.get_ref()),
+                    "" => shown,
+                    path => format!("{path}.{shown}"),
                 };
                 let message = format_args!("unknown key; known here: {}", self.known.join(", "));
                 self.faults.note(name.span().start, &path, FaultKind::UnknownKey, message);
