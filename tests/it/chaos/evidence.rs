@@ -2,9 +2,13 @@
 
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::path::Path;
+use std::time::Duration;
 
-use lapin::message::BasicGetMessage;
-use lapin::options::{BasicGetOptions, QueueBindOptions, QueueDeclareOptions};
+use futures_util::StreamExt;
+use lapin::message::Delivery;
+use lapin::options::{
+    BasicAckOptions, BasicConsumeOptions, BasicQosOptions, QueueBindOptions, QueueDeclareOptions,
+};
 use lapin::types::{AMQPValue, FieldTable};
 use lapin::{Channel, Connection, ConnectionProperties};
 use outdial::synthflow::sandbox::LedgerEntry;
@@ -14,6 +18,10 @@ use sqlx::PgPool;
 
 /// Hears every event, over any death of the broker.
 const EVENTS: &str = "chaos.events";
+/// Messages under way to whoever drains a queue.
+const AT_ONCE: u16 = 2_000;
+/// Longer than a broker with messages takes to send the next.
+const PAUSE_MAX: Duration = Duration::from_secs(2);
 
 /// A POST, and when the call that was made of it began and ended (microseconds since the ledger's start).
 #[derive(Debug)]
@@ -190,12 +198,30 @@ pub async fn queued(amqp_url: &str) -> u32 {
     waiting
 }
 
-/// Takes everything out of a queue.
-async fn drain(amqp_url: &str, queue: &str, mut each: impl FnMut(&BasicGetMessage)) {
+/// Takes everything out of a queue to which nobody publishes any more.
+async fn drain(amqp_url: &str, queue: &str, mut each: impl FnMut(&Delivery)) {
     let (connection, channel) = channel(amqp_url).await;
-    let taken = BasicGetOptions { no_ack: true };
-    while let Some(message) = channel.basic_get(queue.into(), taken).await.unwrap() {
-        each(&message);
+    channel.basic_qos(AT_ONCE, BasicQosOptions::default()).await.unwrap();
+    let (options, none) = (BasicConsumeOptions::default(), FieldTable::default());
+    let mut consumer = channel.basic_consume(queue.into(), "chaos".into(), options, none).await.unwrap();
+    let passive = QueueDeclareOptions { passive: true, ..QueueDeclareOptions::default() };
+    let (mut last, mut unacked) = (0, 0);
+    loop {
+        let next = tokio::time::timeout(PAUSE_MAX, consumer.next()).await;
+        if let Ok(message) = &next {
+            let message = message.as_ref().unwrap().as_ref().unwrap();
+            each(message);
+            (last, unacked) = (message.delivery_tag, unacked + 1);
+        }
+        if unacked == AT_ONCE / 2 || (next.is_err() && unacked > 0) {
+            channel.basic_ack(last, BasicAckOptions { multiple: true }).await.unwrap();
+            unacked = 0;
+        } else if next.is_err() {
+            let left = channel.queue_declare(queue.into(), passive, FieldTable::default()).await.unwrap();
+            if left.message_count() == 0 {
+                break;
+            }
+        }
     }
     connection.close(200, "done".into()).await.unwrap();
 }
@@ -203,7 +229,7 @@ async fn drain(amqp_url: &str, queue: &str, mut each: impl FnMut(&BasicGetMessag
 async fn dead(amqp_url: &str) -> Dead {
     let mut dead = Dead::default();
     drain(amqp_url, "outdial.dead", |message| {
-        let properties = &message.delivery.properties;
+        let properties = &message.properties;
         let header = |name: &str| {
             let headers = properties.headers().as_ref()?.inner();
             headers.get(name).and_then(AMQPValue::as_long_string).map(|text| text.to_string())
@@ -213,7 +239,7 @@ async fn dead(amqp_url: &str) -> Dead {
             return;
         };
         if reason == "conflict" {
-            let body: Value = serde_json::from_slice(&message.delivery.data).unwrap();
+            let body: Value = serde_json::from_slice(&message.data).unwrap();
             dead.conflicts.insert(body["job_id"].as_str().unwrap().to_owned());
         }
         let id = properties.message_id().as_ref().map(ToString::to_string).unwrap_or_default();
@@ -226,7 +252,7 @@ async fn dead(amqp_url: &str) -> Dead {
 async fn events(amqp_url: &str) -> (HashMap<String, HashMap<String, usize>>, usize) {
     let (mut events, mut heard, mut again) = (HashMap::new(), HashSet::new(), 0);
     drain(amqp_url, EVENTS, |message| {
-        let event: Value = serde_json::from_slice(&message.delivery.data).unwrap();
+        let event: Value = serde_json::from_slice(&message.data).unwrap();
         let text = |key: &str| event[key].as_str().unwrap().to_owned();
         if heard.insert(text("id")) {
             let of_type: &mut HashMap<String, usize> = events.entry(text("type")).or_default();

@@ -58,24 +58,27 @@ impl Fleet {
         }
     }
 
-    pub async fn kill(&self, n: usize, gone: Duration) {
+    /// False where there was none.
+    pub async fn kill(&self, n: usize, gone: Duration) -> bool {
         let mut place = self.places[n].lock().await;
-        let Some(mut worker) = place.take() else { return };
+        let Some(mut worker) = place.take() else { return false };
         worker.kill9();
         self.retire(worker).await;
         tokio::time::sleep(gone).await;
         *place = Some(self.start(n));
+        true
     }
 
-    /// Asleep for so long; says when that was.
-    pub async fn pause(&self, n: usize, length: Duration) {
+    /// Asleep for so long; false where there was none.
+    pub async fn pause(&self, n: usize, length: Duration) -> bool {
         let place = self.places[n].lock().await;
-        let Some(worker) = &*place else { return };
+        let Some(worker) = &*place else { return false };
         let since = outdial::clock::wall();
         worker.signal(Signal::STOP);
         tokio::time::sleep(length).await;
         worker.signal(Signal::CONT);
         self.tally.trouble("a stop", since);
+        true
     }
 
     /// One after the other ends in order, and another takes its place.

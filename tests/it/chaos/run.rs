@@ -156,12 +156,12 @@ impl Run {
         let since = clock::wall();
         match deed {
             Deed::Kill { worker, gone_ms } => {
-                self.fleet.kill(worker, ms(gone_ms)).await;
-                self.tally.count("worker killed");
+                let killed = self.fleet.kill(worker, ms(gone_ms)).await;
+                self.tally.count(if killed { "worker killed" } else { "no worker to kill" });
             }
             Deed::Pause { worker, ms: length } => {
-                self.fleet.pause(worker, ms(length)).await;
-                self.tally.count("worker stopped and continued");
+                let paused = self.fleet.pause(worker, ms(length)).await;
+                self.tally.count(if paused { "worker stopped and continued" } else { "no worker to stop" });
             }
             Deed::Down { server, gone_ms } => {
                 self.ground.down(server, ms(gone_ms)).await;
