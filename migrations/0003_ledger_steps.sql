@@ -605,9 +605,50 @@ begin
     returning c.campaign_id, c.refused_in_a_row;
 end $$;
 
+-- How calls ended whose places were given back before anybody could tell (`end_unknown`): their records say it, and nothing
+-- else changes.
+create function outdial.finish_late(
+    p_attempt uuid[], p_call_id text[], p_disposition text[], p_provider_status text[], p_end_reason text[], p_error text[],
+    p_from_reported text[], p_ended_at timestamptz[], p_duration_s int[], p_recording_url text[], p_events text[]
+) returns void language sql as $$
+    with said as (
+        select distinct on (attempt) *
+        from unnest(p_attempt, p_call_id, p_disposition, p_provider_status, p_end_reason, p_error, p_from_reported, p_ended_at,
+                    p_duration_s, p_recording_url)
+            o(attempt, call_id, disposition, provider_status, end_reason, error, from_reported, ended_at, duration_s, recording_url)
+        where disposition is not null
+    ), tried as (
+        update outdial.attempts a set
+            disposition = s.disposition, reason = null, provider_status = s.provider_status, end_reason = s.end_reason,
+            provider_error = coalesce(s.error, a.provider_error),
+            from_phone_number = coalesce(a.from_phone_number, s.from_reported), from_phone_number_reported = s.from_reported,
+            caller_id_verified = case when s.from_reported is not null and a.from_phone_number is not null
+                                      then s.from_reported = a.from_phone_number end,
+            ended_at = coalesce(s.ended_at, a.ended_at), duration_s = s.duration_s, recording_url = s.recording_url
+        from said s
+        where a.attempt_id = s.attempt and a.call_id = s.call_id and a.state = 'ended' and a.reason = 'end_unknown'
+        returning a.*
+    ), jobs as (
+        update outdial.jobs j set reason = case when j.reason = 'end_unknown' then null else j.reason end, event_seq = j.event_seq + 2
+        from (select distinct job_no from tried) t where j.job_no = t.job_no
+        returning j.job_no, j.job_id, j.event_seq, j.metadata, j.traceparent
+    )
+    insert into outdial.outbox (type, subject, sequence, data, traceparent)
+    select e.type, j.job_id, j.event_seq - e.back,
+           jsonb_strip_nulls(jsonb_build_object('job_id', j.job_id, 'campaign_id', t.campaign_id, 'attempt_no', t.attempt_no,
+               'attempt_id', t.attempt_id, 'call_id', t.call_id, 'from_phone_number', t.from_phone_number,
+               'from_phone_number_reported', t.from_phone_number_reported, 'disposition', t.disposition,
+               'duration_s', t.duration_s, 'metadata', j.metadata)), j.traceparent
+    from tried t join jobs j using (job_no)
+    cross join (values ('call.ended', 1), ('call.caller_id_mismatch', 0)) e(type, back)
+    where outdial.wants(p_events, e.type) and (e.type <> 'call.caller_id_mismatch' or t.caller_id_verified = false)
+    order by t.job_no, e.back desc
+$$;
+
 -- The ends of calls, as the provider's records tell them. Gives the attempts of which that was news.
+-- p_call_id: of the call that the record is of; another call than the attempt's own tells nothing of it. Null: whichever.
 create function outdial.finish(
-    p_attempt uuid[], p_disposition text[], p_reason text[], p_provider_status text[], p_end_reason text[], p_error text[],
+    p_attempt uuid[], p_call_id text[], p_disposition text[], p_reason text[], p_provider_status text[], p_end_reason text[], p_error text[],
     p_from_reported text[], p_ended_at timestamptz[], p_duration_s int[], p_recording_url text[], p_events text[]
 ) returns uuid[] language plpgsql as $$
 declare
@@ -618,16 +659,21 @@ begin
     select array_agg(distinct t) into v_things
     from unnest(p_attempt) o(attempt) join outdial.live l on l.attempt_id = o.attempt
     cross join lateral (values (l.number_thing), (l.campaign_thing), (l.account_thing)) v(t) where t is not null;
-    if v_things is null then return '{}'; end if;
+    if v_things is null then
+        perform outdial.finish_late(p_attempt, p_call_id, p_disposition, p_provider_status, p_end_reason, p_error, p_from_reported,
+                                    p_ended_at, p_duration_s, p_recording_url, p_events);
+        return '{}';
+    end if;
     perform 1 from outdial.limits l where l.thing_no = any (v_things) order by l.thing_no for update;
     v_now := clock_timestamp();
 
     with said as (
-        select * from unnest(p_attempt, p_disposition, p_reason, p_provider_status, p_end_reason, p_error, p_from_reported,
+        select * from unnest(p_attempt, p_call_id, p_disposition, p_reason, p_provider_status, p_end_reason, p_error, p_from_reported,
                              p_ended_at, p_duration_s, p_recording_url)
-            o(attempt, disposition, reason, provider_status, end_reason, error, from_reported, ended_at, duration_s, recording_url)
+            o(attempt, said_call_id, disposition, reason, provider_status, end_reason, error, from_reported, ended_at, duration_s, recording_url)
     ), mine as materialized (
-        select l.*, s.* from outdial.live l join said s on s.attempt = l.attempt_id order by l.job_no for update of l
+        select l.*, s.* from outdial.live l join said s on s.attempt = l.attempt_id
+        where s.said_call_id is null or s.said_call_id = l.call_id order by l.job_no for update of l
     ), over as (
         delete from outdial.live l using mine m where l.attempt_id = m.attempt_id
     ), tried as (
@@ -674,6 +720,10 @@ begin
         order by m.job_no, e.back desc
     )
     select array_agg(attempt_id) into v_news from mine;
+    if coalesce(cardinality(v_news), 0) < cardinality(p_attempt) then
+        perform outdial.finish_late(p_attempt, p_call_id, p_disposition, p_provider_status, p_end_reason, p_error, p_from_reported,
+                                    p_ended_at, p_duration_s, p_recording_url, p_events);
+    end if;
     return coalesce(v_news, '{}');
 end $$;
 

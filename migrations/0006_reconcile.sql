@@ -88,8 +88,9 @@ begin
     return v_n;
 end $$;
 
--- Calls that the provider has by our attempt ids, whatever was believed of them. Answers how many were news.
-create function outdial.found(p_account text, p_attempt uuid[], p_call_id text[], p_events text[]) returns int
+-- Calls that the provider has by our attempt ids, whatever was believed of them. Answers how many were news, and how many
+-- are a second call of their attempt.
+create function outdial.found(p_account text, p_attempt uuid[], p_call_id text[], p_events text[]) returns table (news int, twice int)
 language plpgsql as $$
 declare
     v_live uuid[];
@@ -107,7 +108,14 @@ begin
                                array_fill(null::timestamptz, array[v_n]), array_fill(null::text, array[v_n]), array_fill(null::int, array[v_n]),
                                array_fill(null::timestamptz, array[v_n]), interval '0', p_events);
     end if;
-    return v_n + outdial.placed_after_all(p_account, p_attempt, p_call_id, p_events);
+    v_n := v_n + outdial.placed_after_all(p_account, p_attempt, p_call_id, p_events);
+    -- Placed by a person's word, who didn't know its id.
+    update outdial.attempts a set call_id = f.call_id
+    from (select distinct on (attempt) * from unnest(p_attempt, p_call_id) u(attempt, call_id)) f
+    where a.attempt_id = f.attempt and a.account = p_account and a.call_id is null and a.state = 'ended' and a.reason = 'end_unknown';
+    return query
+    select v_n, count(*)::int from unnest(p_attempt, p_call_id) f(attempt, call_id) join outdial.attempts a on a.attempt_id = f.attempt
+    where a.account = p_account and a.call_id <> f.call_id;
 end $$;
 
 -- Ends the search for attempts that were not found. To `review`: a person decides; their places are given back. To
@@ -190,8 +198,8 @@ begin
                                array_fill(null::timestamptz, array[v_n]), interval '0', p_events);
         -- Without its id nobody can learn of its end: it takes no place until then.
         if p_outcome = 'placed' and p_call_id is null then
-            perform outdial.finish(v_mine, array_fill(null::text, array[v_n]), array_fill('end_unknown'::text, array[v_n]),
-                                   array_fill(null::text, array[v_n]), array_fill(null::text, array[v_n]), array_fill(null::text, array[v_n]),
+            perform outdial.finish(v_mine, array_fill(null::text, array[v_n]), array_fill(null::text, array[v_n]),
+                                   array_fill('end_unknown'::text, array[v_n]), array_fill(null::text, array[v_n]), array_fill(null::text, array[v_n]), array_fill(null::text, array[v_n]),
                                    array_fill(null::text, array[v_n]), array_fill(null::timestamptz, array[v_n]), array_fill(null::int, array[v_n]),
                                    array_fill(null::text, array[v_n]), p_events);
         end if;

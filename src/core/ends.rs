@@ -36,6 +36,8 @@ pub struct OpenCall {
 #[derive(Debug, Clone, PartialEq)]
 pub struct End {
     pub attempt: AttemptId,
+    /// Of the call that ended; `None`: of whichever the attempt has.
+    pub call_id: Option<CallId>,
     /// `None`: nobody knows.
     pub disposition: Option<Disposition>,
     pub reason: Option<Reason>,
@@ -53,6 +55,7 @@ impl End {
     pub fn unknown(attempt: AttemptId) -> Self {
         Self {
             attempt,
+            call_id: None,
             disposition: None,
             reason: Some(Reason::EndUnknown),
             provider_status: None,
@@ -80,6 +83,7 @@ impl End {
         });
         Some(Self {
             attempt,
+            call_id: Some(record.call_id.clone()),
             disposition: Some(disposition),
             reason: None,
             provider_status: record.status.clone(),

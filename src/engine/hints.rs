@@ -1,7 +1,7 @@
 //! Webhooks as hints: which calls are to be looked up now, instead of when their turn in the list comes. Losing one costs
 //! time and nothing else: polling and reconciling find out without them.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, VecDeque};
 use std::num::NonZeroU32;
 use std::sync::Arc;
 use std::time::Duration;
@@ -29,6 +29,10 @@ const BURST: NonZeroU32 = NonZeroU32::new(1_000).unwrap();
 const SEEN_MAX: usize = 20_000;
 /// A call that goes on isn't looked up again sooner.
 const AGAIN: Duration = Duration::from_secs(2);
+/// A call that could not be read is tried again after this, so many times, as long as not too many wait for that.
+const RETRY: Duration = Duration::from_secs(5);
+const RETRIES: u8 = 5;
+const RETRYING_MAX: usize = 1_000;
 
 /// Where an account's hints are put.
 #[derive(Debug)]
@@ -84,29 +88,60 @@ pub struct HintStage<L, P> {
 enum Seen {
     /// Its end is written down, or it isn't ours: nothing more is to be learned of it.
     Settled,
+    /// It goes on.
     LookedUp(Instant),
+    /// It could not be read, or what it told not be written.
+    Unread,
 }
+
+/// Calls to be tried again, the next first: each waits equally long.
+type Retries = VecDeque<(Instant, CallId, u8)>;
 
 impl<L: EvidenceLedger, P: ReadsCalls> HintStage<L, P> {
     /// Runs until canceled.
     pub async fn run(mut self, cancel: CancellationToken) {
         let mut seen: HashMap<CallId, Seen> = HashMap::new();
-        while let Some(Some(call_id)) = cancel.run_until_cancelled(self.hints.recv()).await {
+        let mut retries = Retries::new();
+        while let Some(Some((call_id, tries))) = cancel.run_until_cancelled(self.next(&mut retries)).await {
             let known = match seen.get(&call_id) {
                 Some(Seen::Settled) => true,
                 Some(Seen::LookedUp(at)) => clock::monotonic() < *at + AGAIN,
+                Some(Seen::Unread) => tries == 0,
                 None => false,
             };
-            if known || !self.keys.usable(&self.account) {
+            if known {
                 continue;
             }
-            if !self.pace.turn(&cancel).await {
-                return;
-            }
+            let found = if self.keys.usable(&self.account) {
+                if !self.pace.turn(&cancel).await {
+                    return;
+                }
+                self.look_up(&call_id).await
+            } else {
+                Seen::Unread
+            };
             if seen.len() >= SEEN_MAX {
                 seen.clear();
             }
-            seen.insert(call_id.clone(), self.look_up(&call_id).await);
+            if found == Seen::Unread && tries < RETRIES && retries.len() < RETRYING_MAX {
+                retries.push_back((clock::monotonic() + RETRY, call_id.clone(), tries + 1));
+                seen.insert(call_id, found);
+            } else if found == Seen::Unread {
+                seen.remove(&call_id);
+            } else {
+                seen.insert(call_id, found);
+            }
+        }
+    }
+
+    /// The next call to be looked up, and how often that was tried in vain; `None`: nobody hints any more.
+    async fn next(&mut self, retries: &mut Retries) -> Option<(CallId, u8)> {
+        let due = retries.front().map(|(at, ..)| *at);
+        tokio::select! {
+            () = tokio::time::sleep_until(due.unwrap_or_else(clock::monotonic)), if due.is_some() => {
+                retries.pop_front().map(|(_, call_id, tries)| (call_id, tries))
+            }
+            hint = self.hints.recv() => hint.map(|call_id| (call_id, 0)),
         }
     }
 
@@ -114,23 +149,22 @@ impl<L: EvidenceLedger, P: ReadsCalls> HintStage<L, P> {
         let looked_up = Seen::LookedUp(clock::monotonic());
         let record = match self.provider.get_call(call_id).await {
             Ok(record) => record,
-            Err(ProviderError::Unauthorized { .. }) => {
-                self.keys.report_unauthorized(&self.account);
-                return looked_up;
-            }
             Err(error) => {
+                if let ProviderError::Unauthorized { .. } = error {
+                    self.keys.report_unauthorized(&self.account);
+                }
                 tracing::debug!(account = %self.account, call.id = %call_id, %error, "webhook.unread");
-                return looked_up;
+                return Seen::Unread;
             }
         };
         // Bounds what the provider's clock says of the end; the ledger bounds it no further.
         let Some(found) = Found::of_record(&record, clock::wall()) else { return Seen::Settled };
-        match learn(&self.ledger, &self.account, std::slice::from_ref(&found)).await {
-            Ok(_) if found.end.is_some() => Seen::Settled,
-            Ok(_) => looked_up,
+        match learn(&self.ledger, &self.account, &found).await {
+            Ok(()) if found.end.is_some() => Seen::Settled,
+            Ok(()) => looked_up,
             Err(error) => {
                 tracing::debug!(account = %self.account, call.id = %call_id, %error, "webhook.unwritten");
-                looked_up
+                Seen::Unread
             }
         }
     }

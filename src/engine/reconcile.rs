@@ -24,7 +24,6 @@ use super::round::Stop;
 use crate::clock;
 use crate::core::backoff::Backoff;
 use crate::core::decide::World;
-use crate::core::ends::End;
 use crate::core::ids::{AccountName, AttemptId, CallId, ModelId};
 use crate::core::outcome::ProviderError;
 use crate::core::reconcile::{Found, GiveUp, Look, Patience, Step, Told, Unknown, windows};
@@ -62,13 +61,12 @@ pub trait EvidenceLedger: EndsLedger {
         window: (DateTime<Utc>, DateTime<Utc>),
         calls: &[CallId],
     ) -> impl Future<Output = Answer<HashSet<CallId>>> + Send;
-    /// Calls that carry our attempt ids: whatever was believed of those attempts, they were placed. Gives how many were
-    /// news.
+    /// Calls that carry our attempt ids: whatever was believed of those attempts, they were placed.
     fn found(
         &self,
         account: &AccountName,
         calls: &[(AttemptId, CallId)],
-    ) -> impl Future<Output = Answer<usize>> + Send;
+    ) -> impl Future<Output = Answer<Heard>> + Send;
     /// A look that began then has not found these. `complete`: by a provider that told everything.
     fn looked(
         &self,
@@ -81,18 +79,31 @@ pub trait EvidenceLedger: EndsLedger {
     fn give_up(&self, attempts: &[(AttemptId, GiveUp)]) -> impl Future<Output = Answer<usize>> + Send;
 }
 
-/// Writes found calls down, with their ends. Shared by all who bring evidence.
+/// What calls with our attempt ids told.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Heard {
+    /// Attempts of which nobody knew that they were placed.
+    pub news: usize,
+    /// Calls besides the one that their attempt is known to have: the provider, or a proxy on the way, has doubled a POST.
+    pub twice: usize,
+}
+
+/// Writes a found call down, with its end. Shared by all who bring evidence.
 ///
 /// # Errors
 /// The ledger's; running it again changes nothing.
-pub async fn learn<L: EvidenceLedger>(ledger: &L, account: &AccountName, found: &[Found]) -> Answer<usize> {
-    let calls: Vec<(AttemptId, CallId)> = found.iter().map(|f| (f.attempt, f.call_id.clone())).collect();
-    let news = ledger.found(account, &calls).await?;
-    let ends: Vec<End> = found.iter().filter_map(|f| f.end.clone()).collect();
-    if !ends.is_empty() {
-        ledger.finish(&ends).await?;
+pub async fn learn<L: EvidenceLedger>(ledger: &L, account: &AccountName, found: &Found) -> Answer<()> {
+    let heard = ledger.found(account, &[(found.attempt, found.call_id.clone())]).await?;
+    if heard.twice > 0 {
+        tracing::error!(
+            %account, attempt.id = %found.attempt, call.id = %found.call_id,
+            "call.twice: the provider has two calls of one attempt"
+        );
     }
-    Ok(news)
+    if let Some(end) = &found.end {
+        ledger.finish(std::slice::from_ref(end)).await?;
+    }
+    Ok(())
 }
 
 /// Looks for one account's unknown attempts.
@@ -333,7 +344,7 @@ impl<L: EvidenceLedger, P: ReadsCalls + ReadsPools, D: Duties + Clone> Reconcile
     }
 
     async fn found(&self, found: Found) -> Result<(), Stop> {
-        learn(&self.ledger, &self.account, std::slice::from_ref(&found)).await?;
+        learn(&self.ledger, &self.account, &found).await?;
         tracing::info!(account = %self.account, attempt.id = %found.attempt, call.id = %found.call_id, "reconcile.found");
         Ok(())
     }

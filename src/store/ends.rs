@@ -59,8 +59,9 @@ impl EndsLedger for Ledger {
         }
         failpoint::at(Point::BeforeFinish).await?;
         let news: Vec<Uuid> =
-            sqlx::query_scalar("select outdial.finish($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11)")
+            sqlx::query_scalar("select outdial.finish($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12)")
                 .bind(each(ends, |end| end.attempt.0))
+                .bind(each(ends, |end| end.call_id.as_ref().map(CallId::as_str)))
                 .bind(each(ends, |end| end.disposition.map(Disposition::as_str)))
                 .bind(each(ends, |end| end.reason.map(Reason::as_str)))
                 .bind(each(ends, |end| end.provider_status.as_deref()))

@@ -14,7 +14,7 @@ use crate::core::ids::{AccountName, AttemptId, CallId, CampaignId, ModelId};
 use crate::core::phone::E164;
 use crate::core::reconcile::{GiveUp, Unknown};
 use crate::engine::ports::LedgerError;
-use crate::engine::reconcile::{EvidenceLedger, Sought};
+use crate::engine::reconcile::{EvidenceLedger, Heard, Sought};
 
 /// Attempts in one statement.
 const BATCH_MAX: usize = 500;
@@ -78,18 +78,20 @@ impl EvidenceLedger for Ledger {
         &self,
         account: &AccountName,
         calls: &[(AttemptId, CallId)],
-    ) -> Result<usize, LedgerError> {
+    ) -> Result<Heard, LedgerError> {
         let attempts: Vec<Uuid> = calls.iter().map(|(attempt, _)| attempt.0).collect();
         let ids: Vec<&str> = calls.iter().map(|(_, call_id)| call_id.as_str()).collect();
-        let news: i32 = sqlx::query_scalar("select outdial.found($1, $2, $3, $4)")
-            .bind(account.as_str())
-            .bind(attempts)
-            .bind(ids)
-            .bind(self.events())
-            .fetch_one(&self.pool)
-            .await
-            .map_err(ledger_error)?;
-        Ok(usize::try_from(news).unwrap_or(0))
+        let (news, twice): (i32, i32) =
+            sqlx::query_as("select news, twice from outdial.found($1, $2, $3, $4)")
+                .bind(account.as_str())
+                .bind(attempts)
+                .bind(ids)
+                .bind(self.events())
+                .fetch_one(&self.pool)
+                .await
+                .map_err(ledger_error)?;
+        let count = |n: i32| usize::try_from(n).unwrap_or(0);
+        Ok(Heard { news: count(news), twice: count(twice) })
     }
 
     async fn looked(

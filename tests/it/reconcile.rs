@@ -176,8 +176,9 @@ async fn an_agent_that_the_provider_does_not_know_any_more_proves_nothing() {
 async fn late_evidence_takes_a_job_back_that_was_to_be_dialed_again() {
     let (stage, worker, attempt) = to_be_dialed_again().await;
 
-    let found =
-        format!("select outdial.found('default', array['{attempt}'::uuid], array['late'], null)::bigint");
+    let found = format!(
+        "select news::bigint from outdial.found('default', array['{attempt}'::uuid], array['late'], null)"
+    );
     assert_eq!(stage.count(&found).await, 1);
     assert_eq!(stage.count(&found).await, 0, "told twice, it is no news");
     stage.stands("lost", "placed", None).await;
@@ -186,8 +187,9 @@ async fn late_evidence_takes_a_job_back_that_was_to_be_dialed_again() {
     assert_eq!(stage.count(held).await, 1, "a call that goes on holds its place");
     assert_eq!(stage.count("select count(*) from outdial.work").await, 0);
     assert_eq!(stage.count("select count(*) from outdial.drifted()").await, 0);
-    let other =
-        format!("select outdial.found('elsewhere', array['{attempt}'::uuid], array['x'], null)::bigint");
+    let other = format!(
+        "select news::bigint from outdial.found('elsewhere', array['{attempt}'::uuid], array['x'], null)"
+    );
     assert_eq!(stage.count(&other).await, 0, "another account's word counts for nothing");
     assert_eq!(stage.posts().len(), 1);
     stage.stopped(worker).await;
@@ -223,8 +225,9 @@ async fn a_job_whose_first_call_is_found_while_the_second_is_refused_is_not_dial
         stage.sandbox.override_posts(Override { delay_ms: 2_000, ..lost(action) });
         stage.run(&["review", "resolve", &attempt, "--outcome", "not_placed"]).await;
         stage.posted(2, LONG).await;
-        let found =
-            format!("select outdial.found('default', array['{attempt}'::uuid], array['late'], null)::bigint");
+        let found = format!(
+            "select news::bigint from outdial.found('default', array['{attempt}'::uuid], array['late'], null)"
+        );
         assert_eq!(stage.count(&found).await, 1);
         let answered = "select count(*) from outdial.attempts where attempt_no = 2 and state = 'not_placed'";
         eventually(LONG, async || (stage.count(answered).await == 1).then_some(())).await;
@@ -234,6 +237,64 @@ async fn a_job_whose_first_call_is_found_while_the_second_is_refused_is_not_dial
         assert_eq!(stage.posts().len(), 2);
         stage.stopped(worker).await;
     }
+}
+
+/// What the provider's record of this call with the attempt's id tells: nobody picked up. Gives how many ends were news.
+async fn ended(stage: &Stage, attempt: &str, call_id: &str) -> i64 {
+    let query = format!(
+        "select cardinality(outdial.finish(array['{attempt}'::uuid], array['{call_id}'], array['no_answer'], array[null::text],
+             array['no-answer'], array[null::text], array[null::text], array[null::text], array[null::timestamptz],
+             array[null::int], array[null::text], null))::bigint"
+    );
+    stage.count(&query).await
+}
+
+#[tokio::test]
+async fn a_second_call_of_an_attempt_tells_nothing_of_the_first_and_is_told() {
+    let (stage, worker, attempt) = to_be_dialed_again().await;
+    let found = async |account: &str, call_id: &str| -> (i32, i32) {
+        let query = format!(
+            "select news, twice from outdial.found('{account}', array['{attempt}'::uuid], array['{call_id}'], null)"
+        );
+        sqlx::query_as(sqlx::AssertSqlSafe(query)).fetch_one(&stage.db).await.unwrap()
+    };
+    assert_eq!(found("default", "first").await, (1, 0));
+    assert_eq!(found("default", "second").await, (0, 1));
+    assert_eq!(found("elsewhere", "second").await, (0, 0));
+    assert_eq!(ended(&stage, &attempt, "second").await, 0);
+    stage.stands("lost", "placed", None).await;
+    assert_eq!(ended(&stage, &attempt, "first").await, 1);
+    stage.stands("lost", "done", None).await;
+    stage.nothing_held().await;
+    stage.stopped(worker).await;
+}
+
+#[tokio::test]
+async fn how_a_call_ended_is_told_though_its_place_was_given_back_long_before() {
+    let stage = stage("").await;
+    let worker = stage.worker(&[FAST_READS, QUARANTINE]).await;
+    let mut events = Listener::new(&stage.vhost.url).await;
+    one_unknown(&stage, "lost", "spring", lost(refused())).await;
+    let attempt = in_review(&stage, &worker).await;
+    // Without the call's id nobody can learn of its end.
+    stage.run(&["review", "resolve", &attempt, "--outcome", "placed"]).await;
+    stage.stands("lost", "done", Some("end_unknown")).await;
+    assert_eq!(ended(&stage, &attempt, "late").await, 0);
+    stage.stands("lost", "done", Some("end_unknown")).await;
+
+    let found = format!(
+        "select twice::bigint from outdial.found('default', array['{attempt}'::uuid], array['late'], null)"
+    );
+    assert_eq!(stage.count(&found).await, 0);
+    assert_eq!(ended(&stage, &attempt, "late").await, 0, "it ended before");
+    stage.stands("lost", "done", None).await;
+    let told = "select count(*) from reporting.calls where call_id = 'late' and disposition = 'no_answer'
+                and reason is null and provider_status = 'no-answer'";
+    assert_eq!(stage.count(told).await, 1);
+    stage.nothing_held().await;
+    let ends = events.of("call.ended", 2, LONG).await;
+    assert_eq!(ends[1]["disposition"], "no_answer", "{ends:?}");
+    stage.stopped(worker).await;
 }
 
 #[tokio::test]

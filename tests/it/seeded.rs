@@ -88,7 +88,7 @@ async fn dial_and_finish(pool: &PgPool) {
         &format!(
             "select * from outdial.settle(array[{attempt}], array['placed'], array['call-1'], array[200::smallint],
                  array[null::text], array[null::text], array[null::timestamptz], array['ok'], array[null::int], array[null::timestamptz], interval '0.1 s', null);
-             select outdial.finish(array[{attempt}], array['answered'], array[null::text], array['completed'],
+             select outdial.finish(array[{attempt}], array['call-1'], array['answered'], array[null::text], array['completed'],
                  array['human_goodbye'], array[null::text], array['{NUMBER}'], array[now()], array[42], array[null::text], null);"
         ),
     )

@@ -83,6 +83,20 @@ async fn calls_end_by_webhooks_alone_on_a_port_of_their_own() {
 }
 
 #[tokio::test]
+async fn a_look_up_that_fails_is_tried_again_without_another_webhook() {
+    let faults = "[[fault]]\nkind = \"answer\"\non = \"record\"\nstatus = 500\nrate = 0.5\n\
+                  [[fault]]\nkind = \"answer\"\non = \"list\"\nstatus = 500\n";
+    let (stage, worker, _) = hooked(faults, &[]).await;
+    stage.publish(&jobs("spring", 12)).await;
+    stage.jobs("done", None, 12, LONG).await;
+    told_rightly(&stage, 12).await;
+    let figures = Figures::of(&worker).await;
+    assert!(figures.get("polls_total{request=\"call\",result=\"unavailable\"}") > 0.0);
+    stage.nothing_held().await;
+    stage.stopped(worker).await;
+}
+
+#[tokio::test]
 async fn forged_false_doubled_and_repeated_webhooks_change_nothing() {
     let faults = "[[fault]]\nkind = \"webhook_double\"\nrate = 0.5\n[[fault]]\nkind = \"webhook_forge\"\nrate = 0.5\n\
                   [[fault]]\nkind = \"webhook_lie\"\nrate = 0.5\n[[fault]]\nkind = \"webhook_replay\"\nrate = 0.5\ndelay_ms = 300\n";

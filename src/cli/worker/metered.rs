@@ -18,7 +18,7 @@ use crate::engine::ends::{EndsLedger, Open};
 use crate::engine::outbox::EventSink;
 use crate::engine::ports::LedgerError;
 use crate::engine::provider::{ReadsCalls, ReadsPools};
-use crate::engine::reconcile::{EvidenceLedger, Sought};
+use crate::engine::reconcile::{EvidenceLedger, Heard, Sought};
 use crate::telemetry::Metrics;
 use crate::telemetry::metrics::{ByDisposition, ByPoll, ByResult, ByType};
 
@@ -106,10 +106,11 @@ impl<L: EvidenceLedger> EvidenceLedger for Metered<L> {
         &self,
         account: &AccountName,
         calls: &[(AttemptId, CallId)],
-    ) -> Result<usize, LedgerError> {
-        let news = self.inner.found(account, calls).await?;
-        self.reconciled("found", news);
-        Ok(news)
+    ) -> Result<Heard, LedgerError> {
+        let heard = self.inner.found(account, calls).await?;
+        self.reconciled("found", heard.news);
+        self.reconciled("twice", heard.twice);
+        Ok(heard)
     }
 
     async fn looked(

@@ -144,7 +144,7 @@ pub async fn settle(db: &PgPool, settled: &[(Uuid, &str, Option<DateTime<Utc>>)]
 
 pub async fn finish(db: &PgPool, attempts: &[Uuid]) {
     let none: Vec<Option<String>> = vec![None; attempts.len()];
-    sqlx::query("select outdial.finish($1, $2, $3, $3, $3, $3, $3, $4, $5, $3, null)")
+    sqlx::query("select outdial.finish($1, $3, $2, $3, $3, $3, $3, $3, $4, $5, $3, null)")
         .bind(attempts)
         .bind(vec!["answered"; attempts.len()])
         .bind(none)
