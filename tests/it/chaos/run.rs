@@ -24,8 +24,9 @@ use super::windows::Lateness;
 use crate::support::stage::NAME;
 use crate::support::{Outdial, eventually};
 
-/// After the schedule: hung answers, back-offs and the quarantine have to pass, and the backlog to be worked off.
-const SETTLE_MAX: Duration = Duration::from_secs(240);
+/// After the schedule: hung answers, back-offs and the quarantine have to pass, and the backlog to be worked off, which
+/// grows with the run.
+const SETTLE: Duration = Duration::from_secs(240);
 /// Between two looks at processes that may have ended by themselves.
 const TEND: Duration = Duration::from_millis(250);
 const SOON: Duration = Duration::from_secs(60);
@@ -65,9 +66,10 @@ pub async fn run(seed: u64, length: Duration, jobs_per_second: usize) {
         run.fleet.scale(CREW).await;
         let published = publishing.await.unwrap();
         println!("chaos: everything is healed and confirmed after {:.1} s", since.elapsed().as_secs_f64());
-        run.settle(published.jobs.len() as i64).await;
+        let settle_max = SETTLE.max(length);
+        run.settle(published.jobs.len() as i64, settle_max).await;
         let resolved = run.resolve().await;
-        run.settle(published.jobs.len() as i64).await;
+        run.settle(published.jobs.len() as i64, settle_max).await;
         (published, resolved)
     };
     let (published, resolved) = tokio::select! {
@@ -214,12 +216,12 @@ impl Run {
     }
 
     /// Until every job has come to its end.
-    async fn settle(&self, jobs: i64) {
+    async fn settle(&self, jobs: i64, limit: Duration) {
         let query =
             "select state || coalesce(' ' || reason, ''), count(*) from reporting.jobs group by 1 order by 1";
         let since = clock::monotonic();
         let mut standing: Vec<(String, i64)> = Vec::new();
-        while since.elapsed() < SETTLE_MAX {
+        while since.elapsed() < limit {
             standing = sqlx::query_as(query).fetch_all(&self.ground.db).await.unwrap_or_default();
             let over =
                 standing.iter().filter(|(state, _)| state.starts_with("done") || state.starts_with("review"));
@@ -231,7 +233,7 @@ impl Run {
             }
             tokio::time::sleep(TEND).await;
         }
-        self.tally.odd(format!("not settled after {SETTLE_MAX:?}: {standing:?} of {jobs}"));
+        self.tally.odd(format!("not settled after {limit:?}: {standing:?} of {jobs}"));
     }
 
     /// A person looks at some of what is in review, and says what the provider's own ledger tells. Gives the attempts that

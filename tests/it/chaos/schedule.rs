@@ -123,9 +123,14 @@ impl Card {
         match self {
             Self::Kill => Deed::Kill { worker, gone_ms: dice.within(0, 3_000) },
             Self::Pause => {
-                // Half of them around the lease, the others up to two minutes where there is time for it.
+                // Most around the lease, some far beyond it, and up to two minutes where there is time for it: so that not
+                // all workers are stopped most of the time.
                 let longest = (length.as_millis() as u64 / 10).clamp(5_000, 120_000);
-                let most = if dice.below(2) == 0 { 5_000 } else { longest };
+                let most = match dice.below(12) {
+                    0 => longest,
+                    1..=3 => longest.min(20_000),
+                    _ => 5_000,
+                };
                 Deed::Pause { worker, ms: dice.within(1_000, most) }
             }
             Self::Down(server) => Deed::Down { server, gone_ms: dice.within(200, 4_000) },

@@ -30,16 +30,17 @@ const WINDOWS: &[(u64, usize)] = &[(1, 4), (60, 40)];
 const SHORT_CALLS: f64 = 2000.0;
 /// Jobs that are published together.
 const WAVE: usize = 3;
-/// Rounds under way at a time: mostly they wait. Each lane has one virtual host, which every round leaves empty.
-pub const AT_A_TIME: usize = 3;
+/// Rounds under way at a time: mostly they wait.
+const LANES: std::ops::RangeInclusive<usize> = 3..=8;
 
 /// Plays a row as often as it is asked for.
 pub async fn rounds(play: impl AsyncFn(&mut Round)) {
     let _cores = busy().await;
-    let times = times();
-    let lanes = (0..AT_A_TIME).map(async |lane| {
+    let (times, lanes) = (times(), lanes());
+    // Each has one virtual host, which every round leaves empty.
+    let lanes = (0..lanes).map(async |lane| {
         let vhost = vhost().await;
-        for nth in (lane..times).step_by(AT_A_TIME) {
+        for nth in (lane..times).step_by(lanes) {
             let mut round = Round::on(nth, database().await, vhost.clone()).await;
             play(&mut round).await;
             // Dropping a database waits for every login that is under way, those of the other lanes, too: not on the
@@ -53,6 +54,10 @@ pub async fn rounds(play: impl AsyncFn(&mut Round)) {
 pub fn times() -> usize {
     let given = std::env::var("OUTDIAL_CRASH_TIMES").ok();
     given.map_or(3, |given| given.parse().expect("OUTDIAL_CRASH_TIMES is a number"))
+}
+
+pub fn lanes() -> usize {
+    times().clamp(*LANES.start(), *LANES.end())
 }
 
 pub struct Round {

@@ -7,7 +7,7 @@ use futures_util::future::join_all;
 use outdial::clock;
 use outdial::local::Rabbit;
 
-use crate::crash::round::{AT_A_TIME, Round, SOON, times};
+use crate::crash::round::{Round, SOON, lanes, times};
 use crate::support::{Outdial, Vhost, database, database_on, own_postgres, own_rabbit_with, vhost};
 
 /// Longer than the killing takes, shorter than a lease.
@@ -18,7 +18,7 @@ const ANSWER_MS: u64 = 600;
 /// The numbers of the rounds, in groups that share a death.
 fn groups() -> impl Iterator<Item = std::ops::Range<usize>> {
     let times = times();
-    (0..times).step_by(AT_A_TIME).map(move |from| from..times.min(from + AT_A_TIME))
+    (0..times).step_by(lanes()).map(move |from| from..times.min(from + lanes()))
 }
 
 /// Publishes to a worker of each round until it has come to its point.
@@ -44,7 +44,7 @@ async fn row_10_without_a_database_nothing_is_authorised_and_what_became_of_call
     let _cores = crate::support::busy().await;
     let mut postgres = own_postgres().await;
     for group in groups() {
-        let orderly = group.start / AT_A_TIME % 2 == 1;
+        let orderly = group.start / lanes() % 2 == 1;
         let new = group.map(async |nth| Round::on(nth, database_on(&postgres).await, vhost().await).await);
         let mut rounds: Vec<Round> = join_all(new).await;
 
@@ -85,7 +85,7 @@ async fn row_10_without_a_database_nothing_is_authorised_and_what_became_of_call
 /// Makes the queues, and restarts the broker in order: one that is killed moments after a quorum queue was made may find
 /// no leader for it again (rabbitmq-server issue 15725), and these tests are about outdial.
 async fn settle_queues(rabbit: &mut Rabbit) {
-    let made = (0..AT_A_TIME).map(async |nth| {
+    let made = (0..lanes()).map(async |nth| {
         let round = Round::on(nth, database().await, Vhost::nth(rabbit, nth)).await;
         round.stage.stopped(round.worker().await).await;
     });
@@ -96,10 +96,10 @@ async fn settle_queues(rabbit: &mut Rabbit) {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn row_11_without_a_broker_calls_go_on_events_wait_and_what_comes_again_is_known() {
     let _cores = crate::support::busy().await;
-    let mut rabbit = own_rabbit_with(AT_A_TIME as u32).await;
+    let mut rabbit = own_rabbit_with(lanes() as u32).await;
     settle_queues(&mut rabbit).await;
     for group in groups() {
-        let on = |nth: usize| Vhost::nth(&rabbit, nth % AT_A_TIME);
+        let on = |nth: usize| Vhost::nth(&rabbit, nth % lanes());
         let new = group.map(async |nth| Round::on(nth, database().await, on(nth)).await);
         let mut rounds: Vec<Round> = join_all(new).await;
 
