@@ -1050,7 +1050,8 @@ begin
     return query select case when v_seen = p_things then v_last end, v_all;
 end $$;
 
--- Rebuilds a thing's log from the records of the last day: for windows that are new to it. Under the row's lock.
+-- Rebuilds a thing's log from the records of the last day: for windows that are new to it. Under the row's lock. Whatever
+-- became of an attempt, it was sent or may have been: what surely wasn't has no record.
 create function outdial.fill_log(p_thing int) returns void language plpgsql as $$
 declare
     t outdial.limits;
@@ -1060,11 +1061,7 @@ begin
     v_slots := array(
         select s from (
             select a.slot s from outdial.attempts a
-            where a.submitted_at > now() - interval '25 hours' and a.state <> 'not_placed'
-              and case t.kind when 1 then a.account when 2 then a.campaign_id else a.from_phone_number end = t.key
-            union all
-            select a.slot from outdial.attempts a
-            where a.submitted_at > now() - interval '25 hours' and a.state = 'not_placed' and a.http_status is not null
+            where a.submitted_at > now() - interval '25 hours'
               and case t.kind when 1 then a.account when 2 then a.campaign_id else a.from_phone_number end = t.key
             union all
             select r.slot from outdial.reservations r

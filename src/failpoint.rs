@@ -30,6 +30,12 @@ pub enum Point {
     AfterPublish,
     BeforeTakeOver,
     AfterTakeOver,
+    /// A call was found at the provider that nobody knew of, and is to be written down.
+    BeforeFound,
+    AfterFound,
+    /// An attempt was sought long enough in vain.
+    BeforeGiveUp,
+    AfterGiveUp,
 }
 
 /// The step's answer got lost: whether it was done is not known.

@@ -15,6 +15,7 @@ use crate::core::phone::E164;
 use crate::core::reconcile::{GiveUp, Unknown};
 use crate::engine::ports::LedgerError;
 use crate::engine::reconcile::{EvidenceLedger, Heard, Sought};
+use crate::failpoint::{self, Point};
 
 /// Attempts in one statement.
 const BATCH_MAX: usize = 500;
@@ -79,6 +80,7 @@ impl EvidenceLedger for Ledger {
         account: &AccountName,
         calls: &[(AttemptId, CallId)],
     ) -> Result<Heard, LedgerError> {
+        failpoint::at(Point::BeforeFound).await?;
         let attempts: Vec<Uuid> = calls.iter().map(|(attempt, _)| attempt.0).collect();
         let ids: Vec<&str> = calls.iter().map(|(_, call_id)| call_id.as_str()).collect();
         let (news, twice): (i32, i32) =
@@ -90,6 +92,7 @@ impl EvidenceLedger for Ledger {
                 .fetch_one(&self.pool)
                 .await
                 .map_err(ledger_error)?;
+        failpoint::at(Point::AfterFound).await?;
         let count = |n: i32| usize::try_from(n).unwrap_or(0);
         Ok(Heard { news: count(news), twice: count(twice) })
     }
@@ -116,6 +119,7 @@ impl EvidenceLedger for Ledger {
     }
 
     async fn give_up(&self, attempts: &[(AttemptId, GiveUp)]) -> Result<usize, LedgerError> {
+        failpoint::at(Point::BeforeGiveUp).await?;
         let mut over = 0;
         for batch in attempts.chunks(BATCH_MAX) {
             let ids: Vec<Uuid> = batch.iter().map(|(attempt, _)| attempt.0).collect();
@@ -134,6 +138,7 @@ impl EvidenceLedger for Ledger {
             .map_err(ledger_error)?;
             over += usize::try_from(some).unwrap_or(0);
         }
+        failpoint::at(Point::AfterGiveUp).await?;
         Ok(over)
     }
 }

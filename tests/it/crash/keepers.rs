@@ -2,6 +2,7 @@
 
 use std::collections::{HashMap, HashSet};
 
+use outdial::synthflow::sandbox::{Action, Override};
 use serde_json::Value;
 
 use crate::crash::round::{SOON, rounds};
@@ -74,6 +75,45 @@ async fn row_15_an_end_whose_commit_went_unheard_is_written_once() {
         round.publish_until_reached(&worker).await;
         round.all_done().await;
         round.finish(worker).await;
+    })
+    .await;
+}
+
+/// The next POST gets an answer that tells nothing.
+fn unclear() -> Override {
+    Override::next(1, Action::Answer { status: 500, body: None, retry_after_s: None })
+}
+
+#[tokio::test]
+async fn row_15_a_call_that_was_found_is_written_once_whoever_dies_over_it() {
+    rounds(async |round| {
+        let point = round.one_of(&["BeforeFound", "AfterFound"]);
+        round.stage.sandbox.override_posts(unclear().but_place());
+        let doomed = round.doomed_seeker(point, "kill").await;
+        round.publish(3).await;
+        round.killed(doomed).await;
+        let placed =
+            "select count(*) from outdial.attempts where state in ('placed', 'ended') and http_status = 500";
+        assert_eq!(round.stage.count(placed).await, i64::from(point == "AfterFound"), "{point}");
+        round.inherit().await;
+        assert_eq!(round.stage.posts().len(), round.published(), "everybody is rung once");
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn row_15_what_was_sought_in_vain_is_put_before_a_person_once_whoever_dies_over_it() {
+    rounds(async |round| {
+        let point = round.one_of(&["BeforeGiveUp", "AfterGiveUp"]);
+        round.stage.sandbox.override_posts(unclear());
+        let doomed = round.doomed_seeker(point, "kill").await;
+        round.publish(3).await;
+        round.killed(doomed).await;
+        let lost =
+            round.jobs_of("(select job_no from outdial.live where state in ('unknown', 'review')) l").await;
+        assert_eq!(lost.len(), 1, "{lost:?}");
+        round.inherit_all(round.in_flight().await, &lost).await;
+        assert_eq!(round.posts_of(&lost[0]), 1, "it is not sent again");
     })
     .await;
 }

@@ -13,7 +13,7 @@ use rustix::process::Signal;
 use serde_json::Value;
 use sqlx::AssertSqlSafe;
 
-use crate::support::stage::{ANY_NUMBER, Stage, job, numbers, sandbox_config};
+use crate::support::stage::{AGENT, ANY_NUMBER, Stage, job, numbers, sandbox_config};
 use crate::support::{Database, Outdial, Vhost, assert_discreet, busy, database, eventually, vhost};
 
 /// Far more than anything takes here.
@@ -28,6 +28,7 @@ const RATE: &str = "per_second = 4, per_minute = 40";
 const WINDOWS: &[(u64, usize)] = &[(1, 4), (60, 40)];
 /// By how much calls are shortened: they take milliseconds.
 const SHORT_CALLS: f64 = 2000.0;
+const WEBHOOK_SECRET: &str = "crash-secret";
 /// Jobs that are published together.
 const WAVE: usize = 3;
 /// Rounds under way at a time: mostly they wait.
@@ -69,7 +70,8 @@ pub struct Round {
 
 impl Round {
     pub async fn on(nth: usize, database: Database, vhost: Vhost) -> Self {
-        let config = SandboxConfig { time_scale: SHORT_CALLS, ..sandbox_config(&numbers(3)) };
+        let mut config = SandboxConfig { time_scale: SHORT_CALLS, ..sandbox_config(&numbers(3)) };
+        config.accounts[0].webhook_secret = Some(WEBHOOK_SECRET.to_owned());
         let stage = Stage::on(config, database, vhost).await;
         stage.route(RATE, ANY_NUMBER).await;
         Self { stage, nth, published: Vec::new() }
@@ -115,7 +117,34 @@ impl Round {
     }
 
     pub async fn doomed_at(&self, point: &str, hit: usize, what: &str) -> Outdial {
-        let worker = self.doomed_at_start(point, hit, what);
+        self.started(self.doomed_at_start(point, hit, what)).await
+    }
+
+    /// One that looks for unknown calls as an heir does.
+    pub async fn doomed_seeker(&self, point: &str, what: &str) -> Outdial {
+        let failpoint = format!("{point}:1={what}");
+        let env = [LEASE, QUARANTINE, FAST_READS, ("OUTDIAL_FAILPOINT", failpoint.as_str())];
+        self.started(self.stage.start(&["worker"], &env)).await
+    }
+
+    /// One that the provider's webhooks reach.
+    pub async fn doomed_listener(&self, point: &str, what: &str) -> Outdial {
+        let failpoint = format!("{point}:1={what}");
+        let env = [
+            LEASE,
+            FAST_READS,
+            ("OUTDIAL_FAILPOINT", failpoint.as_str()),
+            ("SYNTHFLOW_WEBHOOK_SECRET", WEBHOOK_SECRET),
+        ];
+        let worker = self.started(self.stage.start(&["worker"], &env)).await;
+        let serving = worker.line(SOON, "serving health and metrics").await;
+        let line: Value = serde_json::from_str(&serving).unwrap();
+        let url = format!("http://{}/webhooks/synthflow", line["http.listen"].as_str().unwrap());
+        self.stage.sandbox.register_webhook(AGENT, Some(&url)).unwrap();
+        worker
+    }
+
+    async fn started(&self, worker: Outdial) -> Outdial {
         worker.line(SOON, "worker.started").await;
         worker
     }
@@ -215,12 +244,19 @@ impl Round {
 
     /// The same, where these were in flight before others looked at them.
     pub async fn inherit_of(&self, in_flight: Vec<String>) {
+        self.inherit_all(in_flight, &[]).await;
+    }
+
+    /// The same, where these were sent, and the provider knows of no call.
+    pub async fn inherit_all(&self, in_flight: Vec<String>, not_there: &[String]) {
         let before: Vec<usize> = in_flight.iter().map(|job| self.posts_of(job)).collect();
         assert!(before.iter().all(|posts| *posts <= 1));
         self.bury().await;
         let heir = self.stage.worker(&[LEASE, QUARANTINE, FAST_READS]).await;
-        let unsent = in_flight.iter().filter(|job| self.posts_of(job) == 0).cloned().collect::<Vec<_>>();
-        self.end(&unsent).await;
+        let unsent = in_flight.iter().filter(|job| self.posts_of(job) == 0);
+        let mut reviewed: Vec<String> = unsent.chain(not_there).cloned().collect();
+        reviewed.sort();
+        self.end(&reviewed).await;
         let after: Vec<usize> = in_flight.iter().map(|job| self.posts_of(job)).collect();
         assert_eq!(before, after, "round {}: of {in_flight:?} something was sent again", self.nth);
         self.finish(heir).await;

@@ -139,7 +139,27 @@ async fn row_8_a_result_that_was_committed_outlives_its_worker() {
     .await;
 }
 
-/// Here by the step that the look-up of a webhook's call runs; the receiver itself is for its own tests.
+#[tokio::test]
+async fn row_13_a_webhook_that_comes_before_our_own_write_is_believed_and_the_write_merges() {
+    rounds(async |round| {
+        round.lasting_calls();
+        let worker = round.doomed_listener("AfterPost", "hold:3000").await;
+        round.publish(1).await;
+        worker.line(SOON, "failpoint AfterPost").await;
+        round.end_calls();
+        let of_ended = |http_status: &str| {
+            format!("select count(*) from outdial.attempts where state = 'ended' and disposition is not null and http_status {http_status}")
+        };
+        let (heard, written) = (of_ended("is null"), of_ended("= 200"));
+        eventually(SOON, async || (round.stage.count(&heard).await == 1).then_some(())).await;
+        eventually(SOON, async || (round.stage.count(&written).await == 1).then_some(())).await;
+        round.all_done().await;
+        round.finish(worker).await;
+    })
+    .await;
+}
+
+/// By the step that the look-up of a webhook's call runs, while the call goes on.
 #[tokio::test]
 async fn row_13_what_was_heard_elsewhere_first_stands_and_our_own_write_merges() {
     rounds(async |round| {
