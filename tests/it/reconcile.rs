@@ -157,6 +157,22 @@ async fn a_campaign_that_gave_up_never_twice_dials_again_by_itself() {
 }
 
 #[tokio::test]
+async fn nobody_is_dialed_again_by_itself_more_than_once() {
+    let stage = stage("[[campaign]]\nid = \"spring\"\nredial_unknown_after = \"10s\"").await;
+    let worker = stage.worker(&[FAST_READS, QUARANTINE]).await;
+    one_unknown(&stage, "lost", "spring", Override::next(2, refused())).await;
+    stage.jobs("review", Some("unconfirmed"), 1, LONG).await;
+    let states: Vec<String> = sqlx::query_scalar("select state from outdial.attempts order by attempt_no")
+        .fetch_all(&stage.db)
+        .await
+        .unwrap();
+    assert_eq!(states, ["not_placed", "unknown"]);
+    assert_eq!(stage.posts().len(), 2);
+    stage.nothing_in_use().await;
+    stage.stopped(worker).await;
+}
+
+#[tokio::test]
 async fn an_agent_that_the_provider_does_not_know_any_more_proves_nothing() {
     let stage = stage("").await;
     let worker = stage.worker(&[FAST_READS, QUARANTINE]).await;

@@ -27,6 +27,36 @@ async fn queued(stage: &Stage) -> u32 {
     queue.message_count()
 }
 
+/// How many of the worker's connections wait for a lock, and whether to end them.
+async fn held_up(stage: &Stage, end: bool) -> i64 {
+    let what = if end { "count(*) filter (where pg_terminate_backend(pid))" } else { "count(*)" };
+    let held =
+        "datname = current_database() and application_name like 'outdial%' and wait_event_type = 'Lock'";
+    stage.count(&format!("select {what} from pg_stat_activity where {held}")).await
+}
+
+#[tokio::test]
+async fn a_worker_whose_database_goes_away_while_it_starts_tries_on() {
+    let stage = stage(3).await;
+    stage.route("per_second = 10", ANY_NUMBER).await;
+    let mut lock = stage.db.begin().await.unwrap();
+    sqlx::query("lock table outdial.workers").execute(&mut *lock).await.unwrap();
+    let worker = stage.start(&["worker"], &[]);
+    // Each time that it asks, its connection is cut; then it is let through.
+    for _ in 0..2 {
+        eventually(SOON, async || (held_up(&stage, false).await > 0).then_some(())).await;
+        held_up(&stage, true).await;
+        eventually(SOON, async || (held_up(&stage, false).await == 0).then_some(())).await;
+    }
+    worker.line(SOON, "waiting for the database").await;
+    lock.rollback().await.unwrap();
+    worker.line(SOON, "worker.started").await;
+    let many = jobs("spring", 5);
+    stage.publish(&many).await;
+    stage.each_done_once(&many, SOON).await;
+    stage.stopped(worker).await;
+}
+
 #[tokio::test]
 async fn a_worker_that_cannot_start_takes_no_job_from_the_queue() {
     let stage = stage(3).await;
