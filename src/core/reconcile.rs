@@ -31,7 +31,8 @@ const TOGETHER: TimeDelta = TimeDelta::minutes(5);
 const FIRST: Duration = Duration::from_secs(1);
 /// No two looks are further apart than this, nor than a twentieth of the quarantine.
 const EVERY_MAX: Duration = Duration::from_secs(60);
-/// Looks further apart than so many of the longest waits prove nothing of the time between.
+/// Looks further apart than so many of the longest waits prove nothing of the time between, unless all of it was spent
+/// looking.
 const GAP: u32 = 5;
 /// What can't be looked for, because the agent is gone or its answers can't be read, is given to a person after this,
 /// or after so many quarantines if that is longer.
@@ -76,7 +77,7 @@ impl Patience {
         IN_VAIN.max(self.quarantine.saturating_mul(IN_VAIN_QUARANTINES))
     }
 
-    /// Looks further apart than this prove nothing of the time between them.
+    /// Looks further apart than this prove nothing of the time between them, unless all of it was spent looking.
     pub fn gap(self) -> Duration {
         self.every_max() * GAP
     }

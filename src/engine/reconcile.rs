@@ -139,10 +139,25 @@ struct Search {
     asked_at: Option<Instant>,
     /// The database's time then.
     now: DateTime<Utc>,
+    /// When the provider last told something.
+    told_at: Option<Instant>,
+}
+
+impl Search {
+    /// The provider has told something from `began` on. After a longer silence nobody knows what was, and all looks begin
+    /// anew.
+    fn told(&mut self, began: Instant, gap: Duration) {
+        if self.told_at.is_none_or(|at| began > at + gap) {
+            self.agents.values_mut().for_each(|agent| agent.unbroken_since = began);
+        }
+        self.told_at = Some(clock::monotonic());
+    }
 }
 
 #[derive(Debug)]
 struct Agent {
+    /// Its looks have followed each other since then, as fast as politeness allows, and none has failed.
+    unbroken_since: Instant,
     others: HashSet<CallId>,
     backoff: Backoff,
     quiet_until: Option<Instant>,
@@ -150,7 +165,12 @@ struct Agent {
 
 impl Default for Agent {
     fn default() -> Self {
-        Self { others: HashSet::new(), backoff: Backoff::new(RETRY_FIRST, RETRY_MAX), quiet_until: None }
+        Self {
+            unbroken_since: clock::monotonic(),
+            others: HashSet::new(),
+            backoff: Backoff::new(RETRY_FIRST, RETRY_MAX),
+            quiet_until: None,
+        }
     }
 }
 
@@ -204,15 +224,20 @@ impl<L: EvidenceLedger, P: ReadsCalls + ReadsPools, D: Duties + Clone> Reconcile
         }
         let Some(mut open) = search.looks.pop_front() else { return Ok(()) };
         let agent = search.agents.entry(open.model.clone()).or_default();
+        let turn_began = clock::monotonic();
         match self.look(&mut open, agent, search.now, cancel).await {
             Ok(true) => {
                 agent.backoff.succeeded();
+                search.told(turn_began, self.patience.gap());
+                let unbroken = search.agents.get(&open.model).map(|agent| agent.unbroken_since.elapsed());
+                let gap = self.patience.gap().max(unbroken.unwrap_or_default());
                 let began = open.look.began();
                 let (attempts, complete) = open.look.in_vain();
-                self.ledger.looked(&attempts, complete, began, self.patience.gap()).await?;
+                self.ledger.looked(&attempts, complete, began, gap).await?;
                 Ok(())
             }
             Ok(false) => {
+                search.told(turn_began, self.patience.gap());
                 search.looks.push_back(open);
                 Ok(())
             }
@@ -236,6 +261,7 @@ impl<L: EvidenceLedger, P: ReadsCalls + ReadsPools, D: Duties + Clone> Reconcile
         if let Stop::Provider(error) = &stop {
             let wait = agent.backoff.after_failure(rand::random());
             agent.quiet_until = Some(clock::monotonic() + wait);
+            agent.unbroken_since = clock::monotonic();
             let began = open.look.began();
             let (attempts, _) = open.look.in_vain();
             self.ledger.looked(&attempts, false, began, self.patience.gap()).await?;

@@ -157,6 +157,26 @@ async fn a_campaign_that_gave_up_never_twice_dials_again_by_itself() {
 }
 
 #[tokio::test]
+async fn looks_that_take_longer_than_they_may_be_apart_add_up_all_the_same() {
+    let stage = stage("").await;
+    let fast = stage.worker(&[FAST_READS]).await;
+    // Seven pages: more than the five seconds that looks of this quarantine may be apart.
+    let others = jobs("other", 700);
+    stage.publish(&others).await;
+    stage.jobs("done", None, 700, LONG).await;
+    stage.stopped(fast).await;
+    let slow = stage.worker(&[("OUTDIAL__CALLS__READS_PER_SECOND", "1"), QUARANTINE]).await;
+    stage.sandbox.override_posts(Override::next(8, refused()));
+    let lost: Vec<Value> =
+        (0..8).map(|i| job(&format!("lost-{i}"), "spring", &format!("+1415777{i:04}"))).collect();
+    stage.publish(&lost).await;
+    stage.jobs("review", Some("unconfirmed"), 8, LONG).await;
+    assert_eq!(stage.posts().len(), 708);
+    stage.nothing_in_use().await;
+    stage.stopped(slow).await;
+}
+
+#[tokio::test]
 async fn nobody_is_dialed_again_by_itself_more_than_once() {
     let stage = stage("[[campaign]]\nid = \"spring\"\nredial_unknown_after = \"10s\"").await;
     let worker = stage.worker(&[FAST_READS, QUARANTINE]).await;

@@ -12,7 +12,7 @@ use tokio::sync::{Mutex, MutexGuard};
 use super::ground::Ground;
 use super::schedule::CREW_MAX;
 use super::tally::Tally;
-use crate::support::{Outdial, eventually};
+use crate::support::{Outdial, eventually, page};
 
 /// More than a stopping worker takes: its drain, and what it writes after that.
 const STOP_MAX: Duration = Duration::from_secs(60);
@@ -117,6 +117,17 @@ impl Fleet {
         let line = place.as_ref()?.printed("serving health and metrics")?;
         let line: serde_json::Value = serde_json::from_str(&line).ok()?;
         line["http.listen"].as_str()?.parse().ok()
+    }
+
+    /// What those at work tell at `/metrics`.
+    pub async fn pages(&self) -> Vec<String> {
+        let mut pages = Vec::new();
+        for place in &self.places {
+            if let Some(worker) = &*place.lock().await {
+                pages.push(page(worker).await);
+            }
+        }
+        pages
     }
 
     /// What they all have printed; those at work, so far.

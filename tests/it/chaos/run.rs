@@ -70,9 +70,9 @@ pub async fn run(seed: u64, length: Duration, jobs_per_second: usize) {
         run.settle(published.jobs.len() as i64, settle_max).await;
         let resolved = run.resolve().await;
         run.settle(published.jobs.len() as i64, settle_max).await;
-        (published, resolved)
+        (published, resolved, run.fleet.pages().await)
     };
-    let (published, resolved) = tokio::select! {
+    let (published, resolved, pages) = tokio::select! {
         done = all => done,
         () = run.tend() => unreachable!("it goes on for ever"),
     };
@@ -88,7 +88,7 @@ pub async fn run(seed: u64, length: Duration, jobs_per_second: usize) {
     found.resolved = resolved;
     let lateness = Lateness { troubles: run.tally.troubles(), offsets: run.ground.clock_offsets() };
     let mut verdict = Verdict::of(&found, &published, &routes, &lateness);
-    run.printed(&found, &mut verdict).await;
+    run.discreet(&found, &pages, &mut verdict).await;
     run.keep().await;
     run.report(seed, &mut verdict).await;
 }
@@ -264,19 +264,23 @@ impl Run {
         again
     }
 
-    /// What the workers have said: nothing of any callee, and nothing of a fault of their own.
-    async fn printed(&self, found: &Evidence, verdict: &mut Verdict) {
+    /// What the workers have said, in logs and metrics: nothing of any callee, and nothing of a fault of their own.
+    async fn discreet(&self, found: &Evidence, pages: &[String], verdict: &mut Verdict) {
         let printed = self.fleet.printed().await;
         let phones: HashSet<&str> =
             found.jobs.values().flat_map(|job| [&job.phone[1..], &job.phone[2..]]).collect();
-        for text in &printed {
-            for line in text.lines() {
-                let told = line.split(|c: char| !c.is_ascii_digit()).any(|digits| phones.contains(digits));
-                if told || line.contains(NAME) || line.contains("panicked") {
-                    verdict.breach(None, format!("a worker printed: {line}"));
-                }
+        let mut told = 0;
+        for line in printed.iter().chain(pages).flat_map(|text| text.lines()) {
+            let phone = line.split(|c: char| !c.is_ascii_digit()).any(|digits| phones.contains(digits));
+            if phone || line.contains(NAME) {
+                told += 1;
+                verdict.breach(None, format!("a callee is told of: {line}"));
+            }
+            if line.contains("panicked") {
+                verdict.breach(None, format!("a worker printed: {line}"));
             }
         }
+        verdict.figure("lines of logs and metrics that tell of a callee", told);
         for (what, must_be) in [
             ("worker.taken_over", true),
             ("worker.fenced", true),
@@ -290,6 +294,7 @@ impl Run {
             }
         }
         verdict.figure("bytes of logs", printed.iter().map(String::len).sum());
+        verdict.figure("bytes of metrics", pages.iter().map(String::len).sum());
     }
 
     /// For a closer look: the ledger and what the workers printed, in the folder `OUTDIAL_CHAOS_KEEP`.

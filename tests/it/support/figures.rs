@@ -8,6 +8,19 @@ use tokio::net::TcpStream;
 
 use super::Outdial;
 
+/// The page itself, with its head.
+pub async fn page(worker: &Outdial) -> String {
+    let serving = worker.line(Duration::from_secs(10), "serving health and metrics").await;
+    let line: serde_json::Value = serde_json::from_str(&serving).unwrap();
+    let address = line["http.listen"].as_str().unwrap();
+    let mut stream = TcpStream::connect(address).await.unwrap();
+    stream.write_all(b"GET /metrics HTTP/1.0\r\n\r\n").await.unwrap();
+    let mut page = String::new();
+    stream.read_to_string(&mut page).await.unwrap();
+    assert!(page.starts_with("HTTP/1.0 200"), "{page}");
+    page
+}
+
 /// The samples of one look, by name and labels as they stand on the page, without the prefix `outdial_`.
 #[derive(Debug)]
 pub struct Figures(BTreeMap<String, f64>);
@@ -15,14 +28,7 @@ pub struct Figures(BTreeMap<String, f64>);
 impl Figures {
     /// Looks once.
     pub async fn of(worker: &Outdial) -> Self {
-        let serving = worker.line(Duration::from_secs(10), "serving health and metrics").await;
-        let line: serde_json::Value = serde_json::from_str(&serving).unwrap();
-        let address = line["http.listen"].as_str().unwrap();
-        let mut stream = TcpStream::connect(address).await.unwrap();
-        stream.write_all(b"GET /metrics HTTP/1.0\r\n\r\n").await.unwrap();
-        let mut page = String::new();
-        stream.read_to_string(&mut page).await.unwrap();
-        assert!(page.starts_with("HTTP/1.0 200"), "{page}");
+        let page = page(worker).await;
         let sample = |line: &str| {
             let (name, value) = line.strip_prefix("outdial_")?.rsplit_once(' ')?;
             Some((name.to_owned(), value.parse().unwrap()))

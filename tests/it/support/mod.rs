@@ -13,7 +13,7 @@ pub mod stage;
 
 pub use binary::Outdial;
 pub use cores::{busy, quiet};
-pub use figures::Figures;
+pub use figures::{Figures, page};
 pub use listener::Listener;
 pub use proof::{assert_discreet, gaps_s, posts_by_phone};
 pub use shared::Database;
