@@ -236,14 +236,18 @@ impl Look {
         }))
     }
 
+    /// The calls of a page that may be what is sought, by their callees.
+    pub fn may_be_ours<'a>(&self, page: &'a CallPage) -> impl Iterator<Item = &'a CallId> {
+        let to_one_sought =
+            |record: &&CallRecord| record.to.as_ref().is_none_or(|to| self.phones.contains(to));
+        page.calls.iter().filter(to_one_sought).map(|record| &record.call_id)
+    }
+
     /// Takes note of the page that was asked for. `known`: of its calls, those that are known to be others'.
     pub fn listed(&mut self, page: &CallPage, known: &HashSet<CallId>) {
         let Some(mut list) = self.lists.pop_front() else { return };
-        let may_be_ours = |record: &&CallRecord| {
-            !known.contains(&record.call_id) && record.to.as_ref().is_none_or(|to| self.phones.contains(to))
-        };
-        let candidates = page.calls.iter().filter(may_be_ours).map(|record| record.call_id.clone());
-        let fresh: Vec<CallId> = candidates.filter(|id| !self.candidates.contains(id)).collect();
+        let candidates = self.may_be_ours(page).filter(|id| !known.contains(id));
+        let fresh: Vec<CallId> = candidates.filter(|id| !self.candidates.contains(id)).cloned().collect();
         self.candidates.extend(fresh);
         // An entry without a readable id may be the one.
         self.complete &= page.unreadable == 0;

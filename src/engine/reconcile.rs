@@ -163,6 +163,18 @@ struct Agent {
     quiet_until: Option<Instant>,
 }
 
+impl Agent {
+    /// These are others' calls, for good.
+    fn know(&mut self, calls: impl IntoIterator<Item = CallId>) {
+        for call_id in calls {
+            if self.others.len() >= OTHERS_MAX {
+                self.others.clear();
+            }
+            self.others.insert(call_id);
+        }
+    }
+}
+
 impl Default for Agent {
     fn default() -> Self {
         Self {
@@ -331,10 +343,13 @@ impl<L: EvidenceLedger, P: ReadsCalls + ReadsPools, D: Duties + Clone> Reconcile
             match step {
                 Step::List(filter) => {
                     let page = self.provider.list_calls(&filter).await.map_err(Stop::Provider)?;
-                    let ids: Vec<CallId> = page.calls.iter().map(|record| record.call_id.clone()).collect();
-                    let mut known = self.ledger.known_calls(open.look.window(), &ids).await?;
-                    known.extend(ids.into_iter().filter(|id| agent.others.contains(id)));
-                    open.look.listed(&page, &known);
+                    let unsure = open.look.may_be_ours(&page).filter(|id| !agent.others.contains(id));
+                    let unsure: Vec<CallId> = unsure.cloned().collect();
+                    if !unsure.is_empty() {
+                        let known = self.ledger.known_calls(open.look.window(), &unsure).await?;
+                        agent.know(known);
+                    }
+                    open.look.listed(&page, &agent.others);
                 }
                 Step::Agent => match self.provider.assistant(&open.model).await {
                     Ok(_) => open.look.agent(true),
@@ -355,12 +370,7 @@ impl<L: EvidenceLedger, P: ReadsCalls + ReadsPools, D: Duties + Clone> Reconcile
                     }
                     match open.look.told(&answer, now) {
                         Told::Found(found) => self.found(found).await?,
-                        Told::Anothers(call_id) => {
-                            if agent.others.len() >= OTHERS_MAX {
-                                agent.others.clear();
-                            }
-                            agent.others.insert(call_id);
-                        }
+                        Told::Anothers(call_id) => agent.know([call_id]),
                         Told::Nothing => {}
                     }
                 }

@@ -113,7 +113,15 @@ pub struct Calls {
     first: u64,
     max: usize,
     by_id: HashMap<String, u64>,
-    by_agent: HashMap<String, VecDeque<u64>>,
+    by_agent: HashMap<String, Ordinals>,
+}
+
+/// The numbers of an agent's calls, in order.
+#[derive(Debug, Default)]
+struct Ordinals {
+    all: VecDeque<u64>,
+    /// Of the calls to one callee.
+    by_phone: HashMap<String, VecDeque<u64>>,
 }
 
 /// What a list asks for. All of it is optional but the agent.
@@ -160,7 +168,9 @@ impl Calls {
         }
         let ordinal = self.next_ordinal();
         self.by_id.insert(call.call_id.clone(), ordinal);
-        self.by_agent.entry(call.model_id.clone()).or_default().push_back(ordinal);
+        let of_agent = self.by_agent.entry(call.model_id.clone()).or_default();
+        of_agent.all.push_back(ordinal);
+        of_agent.by_phone.entry(call.phone.clone()).or_default().push_back(ordinal);
         self.kept.push_back(call);
     }
 
@@ -168,8 +178,14 @@ impl Calls {
         if let Some(oldest) = self.kept.pop_front() {
             self.first += 1;
             self.by_id.remove(&oldest.call_id);
-            if let Some(ordinals) = self.by_agent.get_mut(&oldest.model_id) {
-                ordinals.pop_front();
+            if let Some(of_agent) = self.by_agent.get_mut(&oldest.model_id) {
+                of_agent.all.pop_front();
+                if let Some(of_phone) = of_agent.by_phone.get_mut(&oldest.phone) {
+                    of_phone.pop_front();
+                    if of_phone.is_empty() {
+                        of_agent.by_phone.remove(&oldest.phone);
+                    }
+                }
             }
         }
     }
@@ -184,7 +200,11 @@ impl Calls {
 
     /// The calls wanted, oldest first. Times of receipt never fall, so the window is found by halving.
     pub fn wanted(&self, wanted: &Wanted, now_ms: f64) -> Vec<&Call> {
-        let Some(ordinals) = self.by_agent.get(&wanted.model_id) else { return Vec::new() };
+        let ordinals = self.by_agent.get(&wanted.model_id).and_then(|of_agent| match &wanted.phone {
+            Some(phone) => of_agent.by_phone.get(phone),
+            None => Some(&of_agent.all),
+        });
+        let Some(ordinals) = ordinals else { return Vec::new() };
         let before = |limit: i64| {
             ordinals.partition_point(|&n| self.at(n).is_some_and(|call| call.received_wall_ms < limit))
         };
