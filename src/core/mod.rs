@@ -10,6 +10,7 @@ pub mod ends;
 pub mod events;
 pub mod fair;
 pub mod flow;
+pub mod hours;
 pub mod ids;
 pub mod job;
 pub mod ledger;

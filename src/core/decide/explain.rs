@@ -7,6 +7,7 @@ use serde::Serialize;
 
 use super::select::{Exclusion, excluded, region_of};
 use super::{Choice, Class, Decision, NumberUse, Settled, Step, Tier, TierSource, World, choose};
+use crate::core::hours::HoursVerdict;
 use crate::core::ids::{AccountName, Brand, CampaignId, ModelId, RoutingVersion};
 use crate::core::phone::E164;
 use crate::core::place::{Country, Region};
@@ -14,7 +15,6 @@ use crate::core::rules::compile::MatchKey;
 use crate::core::rules::{Otherwise, Overflow, Rule, Strategy};
 use crate::core::states::{Reason, words};
 use crate::core::usage::Used;
-use crate::core::windows::WindowVerdict;
 
 /// What is asked: a job of that class, now.
 pub struct Question<'a> {
@@ -22,7 +22,7 @@ pub struct Question<'a> {
     pub class: &'a Class,
     pub now: DateTime<Utc>,
     pub not_before: Option<DateTime<Utc>>,
-    /// Those the callee may be in: [`crate::core::windows::zones_of_callee`].
+    /// Those the callee may be in: [`crate::core::hours::zones_of_callee`].
     pub zones: &'a [Tz],
     /// The number the callee knows.
     pub sticky: Option<&'a E164>,
@@ -191,11 +191,13 @@ impl Explanation {
         if start > question.now {
             self.settle(Outcome::Wait, Some(Reason::NotBefore), self.at.max(Some(start)));
         }
-        let campaign = question.world.rules.campaign(&question.class.campaign);
-        let Some(window) = campaign.and_then(|campaign| campaign.window.as_ref()) else { return };
+        let hours = question.world.hours(question.class);
+        if hours.are_unlimited() {
+            return;
+        }
         if question.zones.is_empty() {
             self.settle(Outcome::Wait, Some(Reason::TimezoneUnknown), None);
-        } else if let WindowVerdict::Closed { opens_at } = window.judge(question.zones, start) {
+        } else if let HoursVerdict::Closed { opens_at } = hours.judge(question.zones, start) {
             self.settle(
                 Outcome::Wait,
                 Some(Reason::OutsideWindow),

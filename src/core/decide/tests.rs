@@ -369,8 +369,8 @@ fn a_country_is_told_by_the_numbers_own_digits() {
 
 mod explaining {
     use super::*;
+    use crate::core::hours::zones_of_callee;
     use crate::core::usage::Used;
-    use crate::core::windows::zones_of_callee;
 
     const RULES: &str = "
 [[number]]

@@ -3,6 +3,7 @@
 use std::collections::{BTreeSet, HashMap};
 use std::sync::{Arc, LazyLock, Mutex, PoisonError};
 
+use crate::core::hours::Hours;
 use crate::core::ids::{AccountName, Brand, CampaignId, ModelId, RoutingVersion};
 use crate::core::job::Job;
 use crate::core::phone::{E164, place_of};
@@ -165,6 +166,12 @@ pub struct World {
 }
 
 impl World {
+    /// When callees of a class may be called.
+    pub fn hours(&self, class: &Class) -> Hours {
+        let campaign = self.rules.campaign(&class.campaign);
+        Hours { rules: Vec::new(), window: campaign.and_then(|campaign| campaign.window.clone()) }
+    }
+
     pub fn number_state(&self, number: &E164) -> NumberState {
         self.numbers.get(number).copied().unwrap_or(NumberState::Active)
     }

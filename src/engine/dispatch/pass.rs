@@ -10,13 +10,13 @@ use super::classes::Standing;
 use super::{ASKS_MAX, COLLIDED, Dispatch, IDLE, Next, READ_EVERY, State};
 use crate::clock;
 use crate::core::decide::{Class, Plan, World};
+use crate::core::hours::{Hours, HoursVerdict, zones_of_callee};
 use crate::core::ids::{ClassNo, JobNo};
 use crate::core::ledger::{ClassEnd, ClassHead, ClassStatus, Park, ParkedUntil, StickyKey, Waiting};
 use crate::core::phone::E164;
 use crate::core::pick::{Offer, Picked, Room, pick};
 use crate::core::rules::Limits;
 use crate::core::states::Reason;
-use crate::core::windows::{WindowVerdict, zones_of_callee};
 use crate::engine::ledger::{DispatchLedger, LedgerError};
 
 /// Of a class that is over, at most so many jobs are ended in one pass.
@@ -359,9 +359,9 @@ fn offers(
             let mut jobs = by_class.remove(&class_no)?;
             let more = jobs.len() >= each;
             jobs.sort_by_key(|job| (job.rank, job.job_no));
-            let window = world.rules.campaign(&class.campaign).and_then(|c| c.window.as_ref());
-            if let Some(window) = window {
-                jobs.retain(|job| match judge(window, job, now) {
+            let hours = world.hours(class);
+            if !hours.are_unlimited() {
+                jobs.retain(|job| match judge(&hours, job, now) {
                     Ok(until) => {
                         windows.insert(job.job_no, until);
                         true
@@ -386,24 +386,20 @@ fn offers(
         .collect()
 }
 
-/// Until when a job is inside its campaign's window, or how it is parked.
-fn judge(
-    window: &crate::core::windows::Window,
-    job: &Waiting,
-    now: DateTime<Utc>,
-) -> Result<DateTime<Utc>, Park> {
+/// Until when a job may be dialed by its hours, or how it is parked.
+fn judge(hours: &Hours, job: &Waiting, now: DateTime<Utc>) -> Result<DateTime<Utc>, Park> {
     let park = |reason, until| Park { job_no: job.job_no, reason, until, class_no: None };
     let given: Option<Tz> = job.lead_timezone.as_deref().and_then(|zone| zone.parse().ok());
     let zones = zones_of_callee(given, &job.phone);
     if zones.is_empty() {
         return Err(park(Reason::TimezoneUnknown, ParkedUntil::Change));
     }
-    match window.judge(&zones, now) {
-        WindowVerdict::Open { until } => Ok(until),
-        WindowVerdict::Closed { opens_at: Some(at) } => {
+    match hours.judge(&zones, now) {
+        HoursVerdict::Open { until } => Ok(until),
+        HoursVerdict::Closed { opens_at: Some(at) } => {
             Err(park(Reason::OutsideWindow, ParkedUntil::Date(at)))
         }
-        WindowVerdict::Closed { opens_at: None } => Err(park(Reason::OutsideWindow, ParkedUntil::Change)),
+        HoursVerdict::Closed { opens_at: None } => Err(park(Reason::OutsideWindow, ParkedUntil::Change)),
     }
 }
 
