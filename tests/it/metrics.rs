@@ -29,7 +29,7 @@ const IN_TROUBLE: &[(&str, &str)] = &[
     ("reconciled", "it reconcile::calls_whose_answers_were_lost_are_found_by_our_id_and_never_dialed_again"),
     ("webhooks", "it webhooks::what_is_no_webhook_is_refused_and_counted"),
     ("places_drift", "it reconcile::places_that_were_miscounted_are_found_and_put_right"),
-    ("late_sends", "not fed yet"),
+    ("late_sends", "it limits::a_call_that_left_late_keeps_the_next_at_a_distance"),
 ];
 
 /// Looks until it is so, and notes what has moved meanwhile.
