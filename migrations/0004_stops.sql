@@ -30,6 +30,36 @@ begin
     return v_was;
 end $$;
 
+-- Sets a number's state. Answers what it was; null: nobody knows the number.
+create function outdial.set_number(p_number text, p_state text, p_reason text, p_events text[]) returns text
+language plpgsql as $$
+declare
+    v_was text;
+    v_seq bigint;
+begin
+    perform outdial.stop_lock();
+    select state into v_was from outdial.numbers where number = p_number for update;
+    if v_was is null or v_was = p_state then return v_was; end if;
+    update outdial.numbers set state = p_state, state_reason = p_reason, state_since = clock_timestamp(), event_seq = event_seq + 1
+    where number = p_number returning event_seq into v_seq;
+    perform outdial.tell_state('number.state_changed', 'number', p_number, v_seq, p_state, v_was, p_reason, p_events);
+    return v_was;
+end $$;
+
+-- Stops everything, or lets it go on. Answers how it was.
+create function outdial.set_kill_switch(p_on boolean) returns boolean language plpgsql as $$
+declare
+    v_was boolean;
+begin
+    perform outdial.stop_lock();
+    select kill_switch into v_was from outdial.control for update;
+    if v_was <> p_on then
+        update outdial.control set kill_switch = p_on;
+        perform outdial.raise_epoch();
+    end if;
+    return v_was;
+end $$;
+
 -- Sets an account's state. Answers what it was. An account that no worker has seen yet is made: its name stands in
 -- the configuration.
 create function outdial.set_account(p_account text, p_state text, p_reason text, p_events text[]) returns text

@@ -10,6 +10,7 @@ mod dead;
 mod demo;
 mod failure;
 mod job;
+mod kill_switch;
 mod migrate;
 mod number;
 pub mod output;
@@ -71,7 +72,9 @@ enum Command {
     Job(job::Args),
     /// Show the main job on this machine: two workers, 2,000 jobs, a stand-in for Synthflow, and a check of the result
     Demo(demo::Args),
-    /// List numbers and what is used of their limits
+    /// Stop every call of every account at once, or let them go on
+    KillSwitch(kill_switch::Args),
+    /// List numbers and what is used of their limits, rest and activate them
     Number(number::Args),
     /// Bring the database's schema up to this version
     Migrate(migrate::Args),
@@ -161,6 +164,7 @@ async fn dispatch(command: Command, context: &Context) -> Result<(), Failure> {
         Command::Schema(args) => schema::run(args, context).await,
         Command::Job(args) => job::run(args, context).await,
         Command::Demo(args) => demo::run(args, context).await,
+        Command::KillSwitch(args) => kill_switch::run(args, context).await,
         Command::Number(args) => number::run(args, context).await,
         Command::Migrate(args) => migrate::run(args, context).await,
         Command::Review(args) => review::run(args, context).await,

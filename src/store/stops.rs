@@ -5,6 +5,7 @@ use sqlx::{PgPool, Row};
 
 use crate::core::events::EventTypes;
 use crate::core::ids::{AccountName, CampaignId, JobId};
+use crate::core::phone::E164;
 
 type Answer<T> = Result<T, sqlx::Error>;
 
@@ -24,6 +25,22 @@ pub enum CampaignTo {
 pub enum AccountTo {
     Active,
     Paused,
+}
+
+/// What a number may be told to be.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum NumberTo {
+    Active,
+    Resting,
+}
+
+impl NumberTo {
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            NumberTo::Active => "active",
+            NumberTo::Resting => "resting",
+        }
+    }
 }
 
 impl CampaignTo {
@@ -83,6 +100,34 @@ pub async fn set_account(
         .bind(events.names())
         .fetch_one(pool)
         .await
+}
+
+/// Sets a number's state; gives what it was, `None` where neither rules nor pools know it.
+///
+/// # Errors
+/// The database's.
+pub async fn set_number(
+    pool: &PgPool,
+    number: &E164,
+    to: NumberTo,
+    reason: Option<&str>,
+    events: EventTypes,
+) -> Answer<Option<String>> {
+    sqlx::query_scalar("select outdial.set_number($1, $2, $3, $4)")
+        .bind(number.as_str())
+        .bind(to.as_str())
+        .bind(reason)
+        .bind(events.names())
+        .fetch_one(pool)
+        .await
+}
+
+/// Stops all calls of all accounts, or lets them go on; gives how it was.
+///
+/// # Errors
+/// The database's.
+pub async fn set_kill_switch(pool: &PgPool, on: bool) -> Answer<bool> {
+    sqlx::query_scalar("select outdial.set_kill_switch($1)").bind(on).fetch_one(pool).await
 }
 
 /// Cancels some of the waiting jobs of a campaign, 500 at most; gives how many. 0: none is left that can be.

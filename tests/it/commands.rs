@@ -113,6 +113,13 @@ async fn an_unknown_campaign_account_or_job_is_told_with_the_mend() {
     assert!(told.contains("there is no campaign autumn") && told.contains("outdial campaign list"), "{told}");
     let told = ground.failed(&["account", "pause", "defualt"]).await;
     assert!(told.contains("there is no account defualt") && told.contains("[accounts.NAME]"), "{told}");
+    let told = ground.failed(&["number", "rest", "+16286660000"]).await;
+    assert!(
+        told.contains("nobody knows the number +16286660000") && told.contains("outdial number list"),
+        "{told}"
+    );
+    let (status, told) = ground.run(&["number", "rest", "16286"]).await;
+    assert_eq!(status.code(), Some(2), "{told}");
     for action in ["show", "cancel"] {
         let told = ground.failed(&["job", action, "j-9"]).await;
         assert!(told.contains("there is no job j-9") && told.contains("outdial dead list"), "{told}");
@@ -152,6 +159,26 @@ async fn a_pause_is_a_border() {
     assert!(status.success(), "{told}");
     let attempt = "'01890000-0000-7000-8000-000000000002'::uuid";
     assert_eq!(seeded::authorise(&ground.pool, 2, attempt).await.as_deref(), Some("campaign_paused"));
+}
+
+#[tokio::test]
+async fn a_number_is_rested_and_activated_with_its_cause() {
+    let ground = Ground::new().await;
+    let number = seeded::NUMBER;
+    for (action, told) in [
+        ("rest", "is resting now (was active)"),
+        ("rest", "is resting already"),
+        ("activate", "is active now (was resting)"),
+    ] {
+        let said = ground.done(&["number", action, number, "--reason", "spam label"]).await;
+        assert_eq!(said, format!("{number} {told}\n"));
+    }
+    let events = "select string_agg(data ->> 'was' || '-' || (data ->> 'state') || '-' || (data ->> 'reason'), ' ' order by sequence)
+                  from outdial.outbox where type = 'number.state_changed'";
+    assert_eq!(
+        ground.text(events).await.trim_matches('"'),
+        "active-resting-spam label resting-active-spam label"
+    );
 }
 
 #[tokio::test]

@@ -137,6 +137,67 @@ async fn a_paused_account_sends_nothing_takes_jobs_and_goes_on_when_resumed() {
 }
 
 #[tokio::test]
+async fn the_kill_switch_stops_every_call_at_once_and_loses_nothing() {
+    let stage = stage("").await;
+    let (one, two) = (stage.worker(&[]).await, stage.worker(&[]).await);
+    let (many, more) = (jobs("many", 300), more("more", 300));
+    stage.publish(&many).await;
+    stage.publish(&more[..250]).await;
+    for _ in 0..3 {
+        stage.posted(stage.posts().len() + 80, SOON).await;
+        stage.run(&["kill-switch", "on"]).await;
+        let stop = moment(&stage, "select changed_at from outdial.control").await;
+        let dialing = "select count(*) from outdial.reservations full join outdial.live using (job_no)
+                       where live.state is distinct from 'placed'";
+        eventually(SOON, async || (stage.count(dialing).await == 0).then_some(())).await;
+        assert_nothing_since(&stage, stop, "true").await;
+        stage.run(&["kill-switch", "off"]).await;
+    }
+    stage.run(&["kill-switch", "on"]).await;
+    let stop = moment(&stage, "select changed_at from outdial.control").await;
+    assert_eq!(stage.run(&["kill-switch", "on"]).await, "the kill switch is on already\n");
+    stage.publish(&more[250..]).await;
+    let settled = "select count(*) from reporting.jobs where state in ('done', 'waiting')";
+    eventually(LONG, async || (stage.count(settled).await == 600).then_some(())).await;
+    let left = stage.count("select count(*) from reporting.jobs where state = 'waiting'").await;
+    assert!(left >= 50, "{left}");
+    stage.jobs("waiting", Some("kill_switch"), left, SOON).await;
+    assert_nothing_since(&stage, stop, "true").await;
+    assert_eq!(stage.run(&["kill-switch", "off"]).await, "the kill switch is off now\n");
+    stage.each_done_once(&[&many[..], &more[..]].concat(), LONG).await;
+    stage.nothing_held().await;
+    stage.stopped(one).await;
+    stage.stopped(two).await;
+}
+
+#[tokio::test]
+async fn a_number_that_rests_is_not_called_from_until_it_is_active_again() {
+    let stage = stage("").await;
+    let worker = stage.worker(&[]).await;
+    let many = jobs("many", 500);
+    stage.publish(&many).await;
+    stage.posted(80, SOON).await;
+    let resting = numbers(1).remove(0);
+    let told = stage.run(&["number", "rest", &resting, "--reason", "spam label"]).await;
+    assert_eq!(told, format!("{resting} is resting now (was active)\n"));
+    let since = format!("select state_since from outdial.numbers where number = '{resting}'");
+    let stop = moment(&stage, &since).await;
+    stage.posted(280, SOON).await;
+    assert_nothing_since(&stage, stop, &format!("from_phone_number = '{resting}'")).await;
+    let told = stage.run(&["number", "activate", &resting]).await;
+    assert_eq!(told, format!("{resting} is active now (was resting)\n"));
+    let again = moment(&stage, &since).await;
+    stage.each_done_once(&many, LONG).await;
+    let posts = stage.posts();
+    let from = posts.iter().filter(|post| post.from_phone_number.as_deref() == Some(resting.as_str()));
+    assert!(from.clone().any(|post| post.at_us < stop.timestamp_micros()), "before");
+    assert!(from.clone().any(|post| post.at_us > again.timestamp_micros()), "and afterwards");
+    let told = "select count(*) from reporting.numbers where state = 'active' and state_reason is null";
+    assert!(stage.count(told).await > 0);
+    stage.stopped(worker).await;
+}
+
+#[tokio::test]
 async fn single_jobs_are_canceled_by_command_and_by_message_while_others_go() {
     let stage = stage("[[campaign]]\nid = \"slow\"\nlimits = { per_second = 5 }").await;
     let worker = stage.worker(&[]).await;

@@ -195,17 +195,7 @@ impl Stage {
 
     /// Lets a number rest, as a person would.
     pub async fn rest(&self, number: &str) {
-        let mut transaction = self.db.begin().await.unwrap();
-        for statement in [
-            "select outdial.stop_lock()".to_owned(),
-            format!(
-                "update outdial.numbers set state = 'resting', state_since = now() where number = '{number}'"
-            ),
-            "select outdial.raise_epoch()".to_owned(),
-        ] {
-            sqlx::query(AssertSqlSafe(statement)).execute(&mut *transaction).await.unwrap();
-        }
-        transaction.commit().await.unwrap();
+        self.run(&["number", "rest", number]).await;
     }
 
     /// The call to a callee, once it has arrived.
