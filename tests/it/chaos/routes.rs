@@ -76,12 +76,12 @@ impl Routes {
         )
     }
 
-    /// `webhooks`: where they go.
+    /// `webhooks`: where they go. Answers take long enough for some to be under way whenever a worker dies.
     pub fn sandbox(&self, seed: u64, webhooks: &str) -> String {
         let pool: Vec<String> = (0..self.numbers()).map(|n| format!("{:?}", number(n))).collect();
         let faults = toml::to_string(&BTreeMap::from([("fault", webhook_faults())])).unwrap();
         format!(
-            "seed = {seed}\ntime_scale = {TIME_SCALE:.1}\nlatency_ms = {{ min = 5, max = 60 }}\n\
+            "seed = {seed}\ntime_scale = {TIME_SCALE:.1}\nlatency_ms = {{ min = 20, max = 200 }}\n\
              [[account]]\nname = \"default\"\nkey = \"{KEY}\"\nwebhook_secret = \"{WEBHOOK_SECRET}\"\n\
              [[agent]]\nmodel_id = \"{AGENT}\"\nname = \"Agent\"\naccount = \"default\"\nnumbers = [{}]\n\
              external_webhook_url = \"{webhooks}\"\n{}",
