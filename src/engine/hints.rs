@@ -1,5 +1,6 @@
 //! Webhooks as hints: which calls are to be looked up now, instead of when their turn in the list comes. Losing one costs
-//! time and nothing else: polling and reconciling find out without them.
+//! time: polling and reconciling find out without them. Only of an attempt that was given up nothing else tells any more, so a
+//! look-up that fails is tried again a few times.
 
 use std::collections::{HashMap, VecDeque};
 use std::num::NonZeroU32;
