@@ -58,10 +58,10 @@ impl Fleet {
         }
     }
 
-    /// False where there was none.
-    pub async fn kill(&self, n: usize, gone: Duration) -> bool {
-        let mut place = self.places[n].lock().await;
-        let Some(mut worker) = place.take() else { return false };
+    /// False where there was nobody at all.
+    pub async fn kill(&self, nth: usize, gone: Duration) -> bool {
+        let Some((n, mut place)) = self.at_work(nth).await else { return false };
+        let mut worker = place.take().expect("somebody is at work here");
         worker.kill9();
         self.retire(worker).await;
         tokio::time::sleep(gone).await;
@@ -69,10 +69,10 @@ impl Fleet {
         true
     }
 
-    /// Asleep for so long; false where there was none.
-    pub async fn pause(&self, n: usize, length: Duration) -> bool {
-        let place = self.places[n].lock().await;
-        let Some(worker) = &*place else { return false };
+    /// Asleep for so long; false where there was nobody at all.
+    pub async fn pause(&self, nth: usize, length: Duration) -> bool {
+        let Some((_, place)) = self.at_work(nth).await else { return false };
+        let worker = place.as_ref().expect("somebody is at work here");
         let since = outdial::clock::wall();
         worker.signal(Signal::STOP);
         tokio::time::sleep(length).await;
@@ -137,6 +137,17 @@ impl Fleet {
             printed.extend(place.lock().await.as_ref().map(Outdial::output));
         }
         printed
+    }
+
+    /// The place from the nth on where a worker is: a deed shall meet one however few there are.
+    async fn at_work(&self, nth: usize) -> Option<(usize, Place<'_>)> {
+        for n in (0..self.places.len()).map(|ahead| (nth + ahead) % self.places.len()) {
+            let place = self.places[n].lock().await;
+            if place.is_some() {
+                return Some((n, place));
+            }
+        }
+        None
     }
 
     fn start(&self, n: usize) -> Outdial {
