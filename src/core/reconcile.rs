@@ -17,7 +17,7 @@ use std::time::Duration;
 use chrono::{DateTime, TimeDelta, Utc};
 
 use super::call::{ATTEMPT_VARIABLE, CallPage, CallRecord, ListCalls};
-use super::ends::{End, MARGIN};
+use super::ends::End;
 use super::ids::{AttemptId, CallId, CampaignId, ModelId};
 use super::outcome::ProviderError;
 use super::phone::E164;
@@ -38,6 +38,9 @@ const GAP: u32 = 5;
 /// or after so many quarantines if that is longer.
 const IN_VAIN: Duration = Duration::from_secs(86_400);
 const IN_VAIN_QUARANTINES: u32 = 10;
+/// Calls are listed by the provider's clock from this long before the POST by the database's: further apart, nothing is
+/// found.
+const REACH_BACK: TimeDelta = TimeDelta::minutes(5);
 /// A call placed this long ago is known to look-ups: what carries no id of ours then never will.
 const SETTLED: TimeDelta = TimeDelta::seconds(60);
 
@@ -194,7 +197,7 @@ impl Look {
         let (first, last) = (sought.first()?.slot, sought.last()?.slot);
         Some(Self {
             model: model.clone(),
-            from: first - MARGIN,
+            from: first - REACH_BACK,
             to: now.max(last + REACH),
             last,
             began: now,
@@ -258,6 +261,8 @@ impl Look {
         let at_end = entries == 0
             || page.total.map_or(entries < ListCalls::LIMIT_MAX, |total| u64::from(list.offset) >= total);
         if at_end {
+            // An empty page before the end that the provider itself has told is not all of the list.
+            self.complete &= page.total.is_none_or(|total| u64::from(list.offset) >= total);
             return;
         }
         // The first page tells how long the list is, and whether this workspace shows callees: where it does, a short
@@ -291,14 +296,23 @@ impl Look {
             self.sought.remove(&found.attempt);
             return Told::Found(found);
         }
-        if record.prompt_variables.is_empty() && record.to.as_ref().is_some_and(|to| self.phones.contains(to))
-        {
-            // To one who is sought, and without a word of whose it is: it may be the one.
+        // Of a fresh call the record may not tell everything yet.
+        let is_settled = record.start_time.is_some_and(|start| start + SETTLED < now);
+        let may_be_to_one = match &record.to {
+            Some(to) => self.phones.contains(to),
+            None => !is_settled,
+        };
+        if record.prompt_variables.is_empty() && may_be_to_one {
+            // Without a word of whose it is: it may be the one.
             self.complete = false;
             return Told::Nothing;
         }
-        let settled = self.last + SETTLED < now;
-        if settled { Told::Anothers(call_id) } else { Told::Nothing }
+        let says_whose = !record.prompt_variables.is_empty();
+        if self.last + SETTLED < now && (is_settled || says_whose) {
+            Told::Anothers(call_id)
+        } else {
+            Told::Nothing
+        }
     }
 
     /// Takes note of whether the provider knows the agent.

@@ -86,7 +86,7 @@ const MINUTES: Patience = Patience { quarantine: Duration::from_secs(1_800) };
 fn a_call_is_found_by_our_id_among_those_to_the_same_callee() {
     let mut look = look(vec![unknown(1, 0)]);
     let list = list_of(look.next());
-    assert_eq!((list.from, list.to), (Some(at(-120)), Some(at(600))));
+    assert_eq!((list.from, list.to), (Some(at(-300)), Some(at(600))));
     let calls =
         vec![record("other", Some(9), None), record("twin", Some(1), None), record("ours", Some(1), None)];
     look.listed(&page(calls, 3), &HashSet::new());
@@ -193,6 +193,44 @@ fn a_call_to_the_callee_that_does_not_tell_whose_it_is_may_be_the_one() {
 }
 
 #[test]
+fn an_empty_page_before_the_end_that_was_told_is_not_the_whole_list() {
+    let looked = |pages: Vec<CallPage>| {
+        let mut look = look(vec![unknown(1, 0)]);
+        for page in &pages {
+            look.listed(page, &HashSet::new());
+        }
+        if look.next() == Some(Step::Agent) {
+            look.agent(true);
+        }
+        assert_eq!(look.next(), None);
+        look.in_vain().1
+    };
+    let full = || page((0..100).map(|n| of_others(&format!("x{n}"), Some(9))).collect(), 150);
+    assert!(!looked(vec![full(), page(Vec::new(), 150)]), "fifty were never shown");
+    assert!(!looked(vec![page(Vec::new(), 12)]));
+    assert!(looked(vec![page(Vec::new(), 0)]));
+    assert!(looked(vec![CallPage { total: None, ..page(Vec::new(), 0) }]));
+}
+
+#[test]
+fn a_fresh_call_without_a_word_of_whose_it_is_may_be_the_one() {
+    let told = |to: Option<u32>, start: i64, now: i64, carries: bool| {
+        let mut look = look(vec![unknown(1, 0)]);
+        let start_time = Some(at(start));
+        let one = if carries { of_others("one", to) } else { record("one", to, None) };
+        let one = CallRecord { start_time, ..one };
+        look.listed(&page(vec![one.clone()], 1), &HashSet::new());
+        let told = look.told(&Ok(one), at(now));
+        (told, look.in_vain().1)
+    };
+    let others = || Told::Anothers(CallId::parse("one").unwrap());
+    assert_eq!(told(None, 990, 1_000, false), (Told::Nothing, false), "seconds old, its callee hidden");
+    assert_eq!(told(None, 0, 1_000, false), (others(), true), "an old one would tell");
+    assert_eq!(told(Some(1), 0, 1_000, false), (Told::Nothing, false), "to the one who is sought");
+    assert_eq!(told(None, 990, 1_000, true), (others(), true), "it says whose it is");
+}
+
+#[test]
 fn attempts_far_apart_in_time_are_looked_for_apart() {
     let looks = windows(
         &model(),
@@ -202,7 +240,7 @@ fn attempts_far_apart_in_time_are_looked_for_apart() {
     let windows: Vec<_> = looks.iter().map(Look::window).collect();
     assert_eq!(
         windows,
-        [(at(-120), at(4_500)), (at(3_880), at(4_601))],
+        [(at(-300), at(4_500)), (at(3_700), at(4_601))],
         "up to now, or where it may still come"
     );
     assert!(super::windows(&model(), vec![], at(0)).is_empty());

@@ -2,7 +2,7 @@
 //! time: polling and reconciling find out without them. Only of an attempt that was given up nothing else tells any more, so a
 //! look-up that fails is tried again a few times.
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::{BTreeMap, HashMap};
 use std::num::NonZeroU32;
 use std::sync::Arc;
 use std::time::Duration;
@@ -30,9 +30,11 @@ const BURST: NonZeroU32 = NonZeroU32::new(1_000).unwrap();
 const SEEN_MAX: usize = 20_000;
 /// A call that goes on isn't looked up again sooner.
 const AGAIN: Duration = Duration::from_secs(2);
-/// A call that could not be read is tried again after this, so many times, as long as not too many wait for that.
+/// A call that could not be read is tried again after this, each time after twice as long, so many times in all (for some
+/// forty minutes), as long as not too many wait for that. Nobody hints at it again.
 const RETRY: Duration = Duration::from_secs(5);
-const RETRIES: u8 = 5;
+const RETRY_MAX: Duration = Duration::from_secs(600);
+const RETRIES: u8 = 10;
 const RETRYING_MAX: usize = 1_000;
 
 /// Where an account's hints are put.
@@ -95,8 +97,8 @@ enum Seen {
     Unread,
 }
 
-/// Calls to be tried again, the next first: each waits equally long.
-type Retries = VecDeque<(Instant, CallId, u8)>;
+/// Calls to be tried again, the next first.
+type Retries = BTreeMap<(Instant, CallId), u8>;
 
 impl<L: EvidenceLedger, P: ReadsCalls> HintStage<L, P> {
     /// Runs until canceled.
@@ -125,7 +127,8 @@ impl<L: EvidenceLedger, P: ReadsCalls> HintStage<L, P> {
                 seen.clear();
             }
             if found == Seen::Unread && tries < RETRIES && retries.len() < RETRYING_MAX {
-                retries.push_back((clock::monotonic() + RETRY, call_id.clone(), tries + 1));
+                let wait = RETRY.saturating_mul(1 << tries).min(RETRY_MAX);
+                retries.insert((clock::monotonic() + wait, call_id.clone()), tries + 1);
                 seen.insert(call_id, found);
             } else if found == Seen::Unread {
                 seen.remove(&call_id);
@@ -137,10 +140,10 @@ impl<L: EvidenceLedger, P: ReadsCalls> HintStage<L, P> {
 
     /// The next call to be looked up, and how often that was tried in vain; `None`: nobody hints any more.
     async fn next(&mut self, retries: &mut Retries) -> Option<(CallId, u8)> {
-        let due = retries.front().map(|(at, ..)| *at);
+        let due = retries.first_key_value().map(|((at, _), _)| *at);
         tokio::select! {
             () = tokio::time::sleep_until(due.unwrap_or_else(clock::monotonic)), if due.is_some() => {
-                retries.pop_front().map(|(_, call_id, tries)| (call_id, tries))
+                retries.pop_first().map(|((_, call_id), tries)| (call_id, tries))
             }
             hint = self.hints.recv() => hint.map(|call_id| (call_id, 0)),
         }
@@ -159,7 +162,10 @@ impl<L: EvidenceLedger, P: ReadsCalls> HintStage<L, P> {
             }
         };
         // Bounds what the provider's clock says of the end; the ledger bounds it no further.
-        let Some(found) = Found::of_record(&record, clock::wall()) else { return Seen::Settled };
+        let Some(found) = Found::of_record(&record, clock::wall()) else {
+            // Of a fresh call the record may not tell everything yet.
+            return if record.prompt_variables.is_empty() { Seen::Unread } else { Seen::Settled };
+        };
         match learn(&self.ledger, &self.account, &found).await {
             Ok(()) if found.end.is_some() => Seen::Settled,
             Ok(()) => looked_up,

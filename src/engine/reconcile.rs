@@ -36,6 +36,8 @@ const EVERY: Duration = Duration::from_secs(2);
 const TURN: usize = 20;
 /// A look that takes more requests is broken off, and proves nothing.
 const REQUESTS_MAX: usize = 5_000;
+/// More than this between two readings of the database's clock and ours is a step of one.
+const STEP: Duration = Duration::from_secs(3);
 /// Calls of an agent that are remembered as others', so that each is looked up once.
 const OTHERS_MAX: usize = 20_000;
 const RETRY_FIRST: Duration = Duration::from_secs(1);
@@ -128,6 +130,7 @@ pub struct ReconcileStage<L, P, D> {
 struct Open {
     model: ModelId,
     look: Look,
+    began: Instant,
     requests: usize,
 }
 
@@ -145,12 +148,32 @@ struct Search {
 
 impl Search {
     /// The provider has told something from `began` on. After a longer silence nobody knows what was, and all looks begin
-    /// anew.
+    /// anew; so after a turn that took longer, for this process was asleep in it.
     fn told(&mut self, began: Instant, gap: Duration) {
-        if self.told_at.is_none_or(|at| began > at + gap) {
-            self.agents.values_mut().for_each(|agent| agent.unbroken_since = began);
+        let now = clock::monotonic();
+        if now > began + gap {
+            self.break_rows(now);
+        } else if self.told_at.is_none_or(|at| began > at + gap) {
+            self.break_rows(began);
         }
-        self.told_at = Some(clock::monotonic());
+        self.told_at = Some(now);
+    }
+
+    fn break_rows(&mut self, at: Instant) {
+        self.agents.values_mut().for_each(|agent| agent.unbroken_since = at);
+    }
+
+    /// The database tells the time. Where more of it has passed by its clock than by ours, that clock has made a step, and
+    /// how long looks are apart by it says nothing.
+    fn read_clock(&mut self, now: DateTime<Utc>) {
+        let read_at = clock::monotonic();
+        if let Some(asked_at) = self.asked_at {
+            let passed = (now - self.now).to_std().unwrap_or_default();
+            if passed.abs_diff(read_at - asked_at) > STEP {
+                self.break_rows(read_at);
+            }
+        }
+        (self.now, self.asked_at) = (now, Some(read_at));
     }
 }
 
@@ -232,7 +255,6 @@ impl<L: EvidenceLedger, P: ReadsCalls + ReadsPools, D: Duties + Clone> Reconcile
     async fn turn(&self, search: &mut Search, cancel: &CancellationToken) -> Result<(), Stop> {
         if search.asked_at.is_none_or(|at| clock::monotonic() >= at + EVERY) || search.looks.is_empty() {
             self.plan(search).await?;
-            search.asked_at = Some(clock::monotonic());
         }
         let Some(mut open) = search.looks.pop_front() else { return Ok(()) };
         let agent = search.agents.entry(open.model.clone()).or_default();
@@ -241,7 +263,11 @@ impl<L: EvidenceLedger, P: ReadsCalls + ReadsPools, D: Duties + Clone> Reconcile
             Ok(true) => {
                 agent.backoff.succeeded();
                 search.told(turn_began, self.patience.gap());
-                let unbroken = search.agents.get(&open.model).map(|agent| agent.unbroken_since.elapsed());
+                // Up to this look's beginning: from there on it has seen itself.
+                let unbroken = search
+                    .agents
+                    .get(&open.model)
+                    .map(|agent| open.began.saturating_duration_since(agent.unbroken_since));
                 let gap = self.patience.gap().max(unbroken.unwrap_or_default());
                 let began = open.look.began();
                 let (attempts, complete) = open.look.in_vain();
@@ -294,7 +320,7 @@ impl<L: EvidenceLedger, P: ReadsCalls + ReadsPools, D: Duties + Clone> Reconcile
     /// Gives up what was sought long enough, and begins looks for what is due.
     async fn plan(&self, search: &mut Search) -> Result<(), Stop> {
         let sought = self.ledger.unknown(&self.account, UNKNOWN_MAX).await?;
-        search.now = sought.now;
+        search.read_clock(sought.now);
         search.agents.retain(|model, _| sought.by_agent.contains_key(model));
         let mut over = Vec::new();
         for (model, attempts) in sought.by_agent {
@@ -313,7 +339,8 @@ impl<L: EvidenceLedger, P: ReadsCalls + ReadsPools, D: Duties + Clone> Reconcile
                 }
             }
             let looks = windows(&model, due, sought.now).into_iter();
-            search.looks.extend(looks.map(|look| Open { model: model.clone(), look, requests: 0 }));
+            let began = clock::monotonic();
+            search.looks.extend(looks.map(|look| Open { model: model.clone(), look, began, requests: 0 }));
         }
         if !over.is_empty() {
             let attempts = self.ledger.give_up(&over).await?;

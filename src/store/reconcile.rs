@@ -24,7 +24,7 @@ impl EvidenceLedger for Ledger {
     async fn unknown(&self, account: &AccountName, max: usize) -> Result<Sought, LedgerError> {
         let rows = sqlx::query(
             "select l.model_id, l.attempt_id, l.campaign_id, a.phone, l.slot, l.since, l.looks, l.looked_at,
-                    extract(epoch from l.clear_until - l.clear_since)::float8, clock_timestamp(),
+                    extract(epoch from l.clear_until - l.clear_since - outdial.stepped(l.clear_since))::float8, clock_timestamp(),
                     l.attempt_no > 1 and exists (select 1 from outdial.attempts b where b.job_no = l.job_no and b.attempt_no < l.attempt_no
                                                  and b.state = 'not_placed' and b.reason = 'unconfirmed')
              from outdial.live l join outdial.attempts a using (job_no, attempt_no)

@@ -44,7 +44,9 @@ pub fn calls(body: &[u8]) -> Result<CallPage, ProviderError> {
     let response = response(body)?;
     let entries = match response.get("calls") {
         Some(Value::Array(calls)) => calls,
-        Some(Value::Null) | None if response.get("pagination").is_some() => return Ok(CallPage::default()),
+        Some(Value::Null) | None if response.get("pagination").is_some() => {
+            return Ok(CallPage { total: total_records(&response), ..CallPage::default() });
+        }
         _ => return Err(unreadable("it has no response.calls")),
     };
     let calls: Vec<CallRecord> = entries.iter().filter_map(record).collect();
