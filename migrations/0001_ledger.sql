@@ -1,8 +1,8 @@
 -- The ledger: what outdial knows. Everything inside schema `outdial` is free to change; outsiders read schema `reporting`.
 --
 -- Locks are always taken in this order, so that no two statements wait for each other:
---   1. the stop lock (advisory, see outdial.stop_lock), 2. limits by thing_no, 3. rows of jobs by job_no
---   (work, reservations, live, attempts, jobs), 4. accounts, campaigns, agents, numbers, pool, classes.
+--   1. the stop lock (advisory, see outdial.stop_lock), 2. limits by thing_no, 3. recipients by phone and scope, 4. rows of
+--   jobs by job_no (work, reservations, live, attempts, jobs), 5. accounts, campaigns, agents, numbers, pool, classes.
 -- Every step of a worker is one autocommitted statement: a stopped worker can't sit on a lock.
 
 create schema if not exists outdial;    -- the list of applied steps stands there already
@@ -13,6 +13,8 @@ create table outdial.control (
     routing_version bigint not null default 0,      -- rises with each `routing apply`; 0: none yet
     epoch bigint not null default 0,                -- rises with each change of a state, pool, pause or version
     kill_switch boolean not null default false,
+    -- Some rule caps the calls to one phone: slots are kept by recipient.
+    keeps_recipients boolean not null default false,
     changed_at timestamptz not null default now()
 );
 insert into outdial.control default values;
@@ -48,6 +50,7 @@ create table outdial.campaigns (
     state_since timestamptz not null default now(),
     brand text,                                     -- as the routing has it, for those who read
     model_id text,                                  -- likewise
+    retry jsonb,                                    -- likewise: {max_attempts, on: {disposition: seconds}}; null: no retry
     first_received_at timestamptz,
     refused_in_a_row int not null default 0,        -- by the provider; five pause the campaign
     event_seq bigint not null default 0
@@ -214,7 +217,7 @@ create table outdial.work (
     class_no int not null,
     rank smallint not null,                         -- 9 - priority: the smallest goes first
     ready_at timestamptz,                           -- null: now. Only true dates stand here, never a guess at capacity
-    windowed boolean not null default false,        -- it waits for a window: new rules may open one
+    windowed boolean not null default false,        -- it waits for a window or a cap: new rules may open it
     expires_at timestamptz not null
 );
 create index work_ready on outdial.work (class_no, rank, job_no) where ready_at is null;
@@ -236,7 +239,8 @@ create table outdial.reservations (
     campaign_thing int not null,
     account_thing int not null,
     slot timestamptz not null,
-    routing_version bigint not null
+    routing_version bigint not null,
+    recipient text                                  -- the scope of its row in `recipients`; null: none is kept
 );
 create index reservations_by_worker on outdial.reservations (worker_no);
 
@@ -268,6 +272,7 @@ create table outdial.attempts (
     caller_id_verified boolean,
     dry_run boolean not null default false,
     slot timestamptz not null,
+    learned_at timestamptz,                         -- given up before, and found to have been placed after all
     submitted_at timestamptz not null,
     placed_at timestamptz,
     ended_at timestamptz,
@@ -298,6 +303,7 @@ create table outdial.live (
     account_thing int not null,
     slot timestamptz not null,
     since timestamptz not null,                     -- of the state
+    recipient text,                                 -- as in `reservations`
     -- Of an unknown one: how often it was looked for; the first and the last complete look of an unbroken row, all in vain.
     looks int not null default 0,
     looked_at timestamptz,

@@ -112,7 +112,8 @@ $$;
 create function outdial.reserve(
     p_worker bigint, p_version bigint, p_lead interval, p_horizon interval, p_slack interval,
     p_job bigint[], p_campaign text[], p_account text[], p_number text[],
-    p_sticky_model text[], p_sticky_brand text[], p_sticky_was text[]
+    p_sticky_model text[], p_sticky_brand text[], p_sticky_was text[],
+    p_recipient text[], p_cap_place int[], p_cap_calls int[], p_cap_seconds int[]
 ) returns table (
     job_no bigint, slot timestamptz, refused text, next_at timestamptz,
     job_id text, phone text, name text, content jsonb, traceparent text, waited text, received_at timestamptz,
@@ -126,6 +127,7 @@ declare
     v_things int[];
     v_probe text[];
     v_sticky boolean := exists (select 1 from unnest(p_sticky_model) m where m is not null);
+    v_recipients boolean := exists (select 1 from unnest(p_recipient) r where r is not null);
     v_stepped boolean;
 begin
     if not exists (select 1 from outdial.control c where c.routing_version = p_version and not c.kill_switch)
@@ -141,6 +143,11 @@ begin
           union select 3, n from unnest(p_number) n where n is not null) k
     join outdial.limits l on l.kind = k.kind and l.key = k.key;
     perform 1 from outdial.limits l where l.thing_no = any (v_things) order by l.thing_no for update;
+
+    if v_recipients then
+        perform outdial.lock_recipients(array_agg(substr(j.phone, 2)::bigint), array_agg(a.recipient), true)
+        from unnest(p_job, p_recipient) a(job, recipient) join outdial.jobs j on j.job_no = a.job where a.recipient is not null;
+    end if;
 
     v_now := clock_timestamp();
     v_stepped := exists (select 1 from outdial.clock_steps);
@@ -175,6 +182,18 @@ begin
     with taken as materialized (
         select w.* from outdial.work w
         where w.job_no = any (p_job) and w.ready_at is null order by w.job_no for update skip locked
+    ), called as materialized (
+        -- When the callee may be called again, as far as caps say. Of several jobs for one callee the first is looked at.
+        select a.ord, substr(j.phone, 2)::bigint phone, a.recipient,
+               row_number() over (partition by j.phone, a.recipient order by a.ord) as nth,
+               (select max(k.slots[cardinality(k.slots) + 1 - c.calls] + make_interval(secs => c.seconds))
+                from outdial.recipients k
+                join unnest(p_cap_place, p_cap_calls, p_cap_seconds) c(place, calls, seconds) on c.place = a.ord
+                where k.phone = substr(j.phone, 2)::bigint and k.scope = a.recipient)
+               + p_slack + outdial.recipient_margin() as again
+        from unnest(p_job, p_recipient) with ordinality a(job, recipient, ord)
+        join taken t on t.job_no = a.job join outdial.jobs j on j.job_no = a.job
+        where v_recipients and a.recipient is not null
     ), cand as materialized (
         select a.ord, a.job, t.class_no, t.rank, t.expires_at, a.campaign, a.account, a.number,
                n.thing_no n_no, n.last_ordinal n_last, n.last_slot n_slot0, n.concurrent - n.in_use n_room,
@@ -190,9 +209,12 @@ begin
                     when acc.backoff_until > v_now then 'account_limit'
                     when acc.unknown_in_a_row >= 5 and acc.name <> all (v_probe) then 'provider_unavailable'
                     when a.sticky_model is not null and s.number is distinct from a.number then 'sticky'
+                    when k.nth > 1 or k.again > v_now then 'recipient_limit'
                end as barred,
+               k.phone, k.recipient,
                case when acc.backoff_until > v_now then acc.backoff_until
-                    when acc.unknown_in_a_row >= 5 then acc.breaker_until end as barred_until
+                    when acc.unknown_in_a_row >= 5 then acc.breaker_until
+                    when k.again > v_now then k.again end as barred_until
         from unnest(p_job, p_campaign, p_account, p_number, p_sticky_model, p_sticky_brand) with ordinality
              a(job, campaign, account, number, sticky_model, sticky_brand, ord)
         join taken t on t.job_no = a.job
@@ -202,6 +224,7 @@ begin
         left join outdial.accounts acc on acc.name = a.account
         left join outdial.jobs sj on a.sticky_model is not null and sj.job_no = a.job
         left join outdial.sticky s on s.model_id = a.sticky_model and s.brand = a.sticky_brand and s.phone = sj.phone
+        left join called k on k.ord = a.ord
     ), by_number as materialized (
         select r.*, case when r.n_no is null then v_from else greatest(v_from, r.n_slot0, (
                    select max(g.slot + w.span + p_slack + case when v_stepped then outdial.stepped(g.slot) else interval '0' end)
@@ -243,9 +266,13 @@ begin
         delete from outdial.work w using granted g where w.job_no = g.job
     ), reserved as (
         insert into outdial.reservations (job_no, worker_no, class_no, rank, expires_at, campaign_id, account, number,
-                                          number_thing, campaign_thing, account_thing, slot, routing_version)
-        select job, p_worker, class_no, rank, expires_at, campaign, account, number, n_no, c_no, x_no, at, p_version
+                                          number_thing, campaign_thing, account_thing, slot, routing_version, recipient)
+        select job, p_worker, class_no, rank, expires_at, campaign, account, number, n_no, c_no, x_no, at, p_version, recipient
         from granted order by job
+    ), kept as (
+        update outdial.recipients k set slots = array(
+            select s from (select s from unnest(k.slots || g.at) s where s > v_now - interval '31 days' order by s desc limit 100) l order by s)
+        from granted g where k.phone = g.phone and k.scope = g.recipient
     ), entries as materialized (
         select n_no thing_no, n_last + row_number() over (partition by n_no order by at, ord) ordinal, at, true as logged
         from granted where n_no is not null
@@ -335,6 +362,9 @@ end $$;
 create function outdial.release(p_worker bigint, p_job bigint[]) returns int language plpgsql as $$
 declare
     v_things int[];
+    v_phone bigint[];
+    v_scope text[];
+    v_slot timestamptz[];
     v_drop_thing int[];
     v_drop_slot timestamptz[];
     v_n int;
@@ -345,10 +375,17 @@ begin
     if v_things is null then return 0; end if;
     perform 1 from outdial.limits l where l.thing_no = any (v_things) order by l.thing_no for update;
 
+    select array_agg(substr(j.phone, 2)::bigint), array_agg(r.recipient) into v_phone, v_scope
+    from outdial.reservations r join outdial.jobs j using (job_no)
+    where r.job_no = any (p_job) and (p_worker is null or r.worker_no = p_worker) and r.recipient is not null;
+    if v_phone is not null then perform outdial.lock_recipients(v_phone, v_scope, false); end if;
+
     with gone as (
         delete from outdial.reservations r
         where r.job_no = any (p_job) and (p_worker is null or r.worker_no = p_worker)
         returning r.*
+    ), called as (
+        select substr(j.phone, 2)::bigint phone, g.recipient, g.slot from gone g join outdial.jobs j using (job_no) where g.recipient is not null
     ), back as (
         insert into outdial.work (job_no, class_no, rank, expires_at)
         select job_no, class_no, rank, expires_at from gone order by job_no
@@ -359,11 +396,14 @@ begin
         update outdial.limits l set in_use = l.in_use - f.n
         from (select thing_no, count(*) n from things group by thing_no) f where l.thing_no = f.thing_no
     )
-    select array_agg(thing_no), array_agg(slot), (select count(*) from gone) into v_drop_thing, v_drop_slot, v_n from things;
+    select array_agg(thing_no), array_agg(slot), (select count(*) from gone), (select array_agg(phone) from called),
+           (select array_agg(recipient) from called), (select array_agg(slot) from called)
+    into v_drop_thing, v_drop_slot, v_n, v_phone, v_scope, v_slot from things;
     -- Somebody else was faster: authorised, canceled or taken over.
     if v_n = 0 then return 0; end if;
     -- Others were faster: authorised, canceled or taken over meanwhile.
     if v_drop_thing is null then return 0; end if;
+    if v_phone is not null then perform outdial.forget_slots(v_phone, v_scope, v_slot); end if;
     perform outdial.mend_grants(v_drop_thing, v_drop_slot, array_fill(null::timestamptz, array[cardinality(v_drop_slot)]));
     return v_n;
 end $$;
@@ -379,6 +419,7 @@ declare
     v_now timestamptz;
     v_stop text;
     v_version bigint;
+    v_prefixes boolean;
 begin
     perform outdial.go_lock();
     v_now := clock_timestamp();
@@ -386,6 +427,7 @@ begin
                 when not exists (select 1 from outdial.workers w where w.worker_no = p_worker and w.ended_at is null and w.lease_until > v_now)
                     then 'fenced' end, c.routing_version
     into v_stop, v_version from outdial.control c;
+    v_prefixes := exists (select 1 from outdial.suppressed_prefixes);
 
     return query
     with held as materialized (
@@ -403,7 +445,7 @@ begin
              and g.slot + w.span + p_slack + outdial.stepped(g.slot) > h.slot
     ), judged as materialized (
         select a.*, h.class_no, h.rank, h.expires_at, h.campaign_id, h.account, h.number, h.number_thing, h.campaign_thing,
-               h.account_thing, h.slot, h.routing_version,
+               h.account_thing, h.slot, h.routing_version, h.recipient,
                case when h.job_no is null then 'gone'
                     when v_stop is not null then v_stop
                     when h.routing_version <> v_version then 'stale'
@@ -414,12 +456,17 @@ begin
                     when h.number is not null and not coalesce(p.attached, false) then 'no_eligible_number'
                     when h.number is not null and coalesce(n.state, 'active') not in ('active', 'warming') then 'no_eligible_number'
                     when h.expires_at <= v_now then 'expired'
+                    when exists (select 1 from outdial.suppressions s where s.phone = substr(j.phone, 2)::bigint
+                                 and s.scope in ('', 'campaign:' || h.campaign_id, 'brand:' || a.brand))
+                         or v_prefixes and exists (select 1 from outdial.suppressed_prefixes s where s.prefix = any (outdial.beginnings(j.phone))
+                                                   and s.scope in ('', 'campaign:' || h.campaign_id, 'brand:' || a.brand)) then 'suppressed'
                     when a.window_until <= h.slot then 'outside_window'
                     when v_now > h.slot + p_slack or h.job_no in (select c.job_no from crowded c) then 'late'
                end as verdict
         from unnest(p_job, p_attempt, p_model, p_brand, p_region, p_rule, p_decision, p_window_until)
              a(job, attempt, model, brand, region, rule, decision, window_until)
         left join held h on h.job_no = a.job
+        left join outdial.jobs j on j.job_no = h.job_no
         left join outdial.campaigns c on c.campaign_id = h.campaign_id
         left join outdial.accounts acc on acc.name = h.account
         left join outdial.agents ag on ag.model_id = a.model
@@ -439,9 +486,9 @@ begin
         from judged a join dialing d on d.job_no = a.job order by a.job
     ), living as (
         insert into outdial.live (attempt_id, job_no, attempt_no, worker_no, state, account, model_id, class_no, rank, expires_at,
-                                  campaign_id, number, number_thing, campaign_thing, account_thing, slot, since)
+                                  campaign_id, number, number_thing, campaign_thing, account_thing, slot, since, recipient)
         select a.attempt, a.job, d.attempts, p_worker, 'submitting', a.account, a.model, a.class_no, a.rank, a.expires_at,
-               a.campaign_id, a.number, a.number_thing, a.campaign_thing, a.account_thing, a.slot, v_now
+               a.campaign_id, a.number, a.number_thing, a.campaign_thing, a.account_thing, a.slot, v_now, a.recipient
         from judged a join dialing d on d.job_no = a.job order by a.job
     )
     select a.job, d.attempts, a.verdict from judged a left join dialing d on d.job_no = a.job;
@@ -466,6 +513,9 @@ declare
     v_mend_slot timestamptz[];
     v_mend_new timestamptz[];
     v_mine uuid[];
+    v_phone bigint[];
+    v_scope text[];
+    v_slot timestamptz[];
 begin
     select array_agg(distinct t) into v_things
     from unnest(p_attempt, p_outcome, p_arrived) o(attempt, outcome, arrived)
@@ -475,6 +525,10 @@ begin
     if v_things is not null then
         perform 1 from outdial.limits l where l.thing_no = any (v_things) order by l.thing_no for update;
     end if;
+    select array_agg(substr(j.phone, 2)::bigint), array_agg(l.recipient) into v_phone, v_scope
+    from unnest(p_attempt, p_outcome) o(attempt, outcome) join outdial.live l on l.attempt_id = o.attempt join outdial.jobs j using (job_no)
+    where o.outcome = 'unsent' and l.recipient is not null;
+    if v_phone is not null then perform outdial.lock_recipients(v_phone, v_scope, false); end if;
     v_now := clock_timestamp();
 
     with said as (
@@ -485,7 +539,8 @@ begin
                -- Another attempt was learned of meanwhile to have been placed: the job isn't dialed again.
                case when l.attempt_no > 1 and s.outcome in ('retry', 'refused', 'unsent') then (
                    select case when bool_or(o.state = 'placed') then 'placed' else 'done' end from outdial.attempts o
-                   where o.job_no = l.job_no and o.attempt_no <> l.attempt_no and o.state in ('placed', 'ended') having count(*) > 0) end as rung
+                   where o.job_no = l.job_no and o.attempt_no <> l.attempt_no and o.state in ('placed', 'ended')
+                     and o.learned_at > l.slot - interval '2 seconds' having count(*) > 0) end as rung
         from outdial.live l join said s on s.attempt = l.attempt_id
         -- `placed` already: the provider was heard elsewhere first; only what is missing is added.
         where l.state = 'submitting' or (l.state in ('unknown', 'review') and s.outcome <> 'unknown')
@@ -528,6 +583,9 @@ begin
         from mine m where l.attempt_id = m.attempt_id and m.outcome in ('placed', 'unknown')
     ), over as (
         delete from outdial.live l using mine m where l.attempt_id = m.attempt_id and m.outcome in ('retry', 'refused', 'unsent')
+    ), called as (
+        select substr(t.phone, 2)::bigint phone, m.recipient, m.slot from mine m join outdial.jobs t using (job_no)
+        where m.outcome = 'unsent' and m.recipient is not null
     ), things as (
         select v.t thing_no, m.slot, m.outcome, m.arrived, m.state = 'review' as in_review from mine m
         cross join lateral (values (number_thing), (campaign_thing), (account_thing)) v(t) where v.t is not null
@@ -550,12 +608,14 @@ begin
           and not (m.outcome = 'unsent' and m.reason = 'queued' and m.rung is null) order by m.job_no
     )
     select array_agg(thing_no), array_agg(slot), array_agg(case when outcome <> 'unsent' then arrived - p_slack end),
-           (select array_agg(attempt_id) from mine)
-    into v_mend_thing, v_mend_slot, v_mend_new, v_mine
+           (select array_agg(attempt_id) from mine), (select array_agg(phone) from called),
+           (select array_agg(recipient) from called), (select array_agg(slot) from called)
+    into v_mend_thing, v_mend_slot, v_mend_new, v_mine, v_phone, v_scope, v_slot
     from things where outcome = 'unsent' or arrived > slot + p_slack;
     if v_mend_thing is not null then
         perform outdial.mend_grants(v_mend_thing, v_mend_slot, v_mend_new);
     end if;
+    if v_phone is not null then perform outdial.forget_slots(v_phone, v_scope, v_slot); end if;
 
     -- A worker's own answer that comes after the attempt was given up: it was placed all the same.
     if exists (select 1 from unnest(p_attempt, p_outcome, p_call_id) o(attempt, outcome, call_id) join outdial.attempts a on a.attempt_id = o.attempt
@@ -628,21 +688,24 @@ create function outdial.finish_late(
         from said s
         where a.attempt_id = s.attempt and a.call_id = s.call_id and a.state = 'ended' and a.reason = 'end_unknown'
         returning a.*
+    ), numbered as (
+        -- Two events an attempt: its numbers among those of the job end so far before the last.
+        select t.*, 2 * (row_number() over (partition by t.job_no order by t.attempt_no desc) - 1) as back from tried t
     ), jobs as (
-        update outdial.jobs j set reason = case when j.reason = 'end_unknown' then null else j.reason end, event_seq = j.event_seq + 2
-        from (select distinct job_no from tried) t where j.job_no = t.job_no
+        update outdial.jobs j set reason = case when j.reason = 'end_unknown' then null else j.reason end, event_seq = j.event_seq + 2 * t.n
+        from (select job_no, count(*)::int n from tried group by job_no) t where j.job_no = t.job_no
         returning j.job_no, j.job_id, j.event_seq, j.metadata, j.traceparent
     )
     insert into outdial.outbox (type, subject, sequence, data, traceparent)
-    select e.type, j.job_id, j.event_seq - e.back,
+    select e.type, j.job_id, j.event_seq - e.back - t.back,
            jsonb_strip_nulls(jsonb_build_object('job_id', j.job_id, 'campaign_id', t.campaign_id, 'attempt_no', t.attempt_no,
                'attempt_id', t.attempt_id, 'call_id', t.call_id, 'from_phone_number', t.from_phone_number,
                'from_phone_number_reported', t.from_phone_number_reported, 'disposition', t.disposition,
                'duration_s', t.duration_s, 'metadata', j.metadata)), j.traceparent
-    from tried t join jobs j using (job_no)
+    from numbered t join jobs j using (job_no)
     cross join (values ('call.ended', 1), ('call.caller_id_mismatch', 0)) e(type, back)
     where outdial.wants(p_events, e.type) and (e.type <> 'call.caller_id_mismatch' or t.caller_id_verified = false)
-    order by t.job_no, e.back desc
+    order by t.job_no, t.back desc, e.back desc
 $$;
 
 -- The ends of calls, as the provider's records tell them. Gives the attempts of which that was news.
@@ -689,18 +752,35 @@ begin
         from mine m where a.job_no = m.job_no and a.attempt_no = m.attempt_no
         returning a.job_no, a.attempt_id, a.attempt_no, a.call_id, a.from_phone_number, a.from_phone_number_reported, a.disposition,
                   a.caller_id_verified, a.duration_s, a.campaign_id
+    ), sums as (
+        select m.job_no, count(*)::int as n, max(m.reason) as reason, count(*) filter (where m.state <> 'placed') as unheard,
+               -- A call that was learned of late may not be the job's last.
+               bool_and(jj.state in ('dialing', 'placed', 'review'))
+               and not exists (select 1 from outdial.live l where l.job_no = m.job_no and l.attempt_id <> all (array_agg(m.attempt_id))) as over,
+               (array_agg(m.disposition order by m.attempt_no desc))[1] as disposition,
+               min(m.class_no) as class_no, min(m.rank) as rank, min(m.expires_at) as expires_at
+        from mine m join outdial.jobs jj using (job_no) group by m.job_no
+    ), judged as materialized (
+        -- The policy's next try, unless it would be too late.
+        select s.*, case when s.over and p.again < s.expires_at then p.again end as again
+        from sums s join outdial.jobs jj using (job_no)
+        left join lateral (
+            select v_now + make_interval(secs => (c.retry -> 'on' ->> s.disposition)::int) as again
+            from outdial.campaigns c
+            where c.campaign_id = jj.campaign_id and c.state <> 'canceled'
+              and jj.placed + s.unheard < (c.retry ->> 'max_attempts')::int) p on true
     ), jobs as (
-        -- A call that was learned of late may not be the job's last.
         update outdial.jobs j set
-            state = case when o.over then 'done' else j.state end, reason = case when o.over then o.reason else j.reason end,
-            due_at = case when o.over then null else j.due_at end, finished_at = case when o.over then v_now else j.finished_at end,
-            event_seq = j.event_seq + 3, placed = j.placed + o.unheard
-        from (select m.job_no, max(m.reason) as reason, count(*) filter (where m.state <> 'placed') as unheard,
-                     bool_and(jj.state in ('dialing', 'placed', 'review'))
-                     and not exists (select 1 from outdial.live l where l.job_no = m.job_no and l.attempt_id <> all (array_agg(m.attempt_id))) as over
-              from mine m join outdial.jobs jj using (job_no) group by m.job_no) o
-        where j.job_no = o.job_no
-        returning j.job_no, j.job_id, j.event_seq, j.metadata, j.traceparent, o.over
+            state = case when not o.over then j.state when o.again is null then 'done' else 'waiting' end,
+            reason = case when not o.over then j.reason when o.again is null then o.reason else 'retry' end,
+            due_at = case when o.over then o.again else j.due_at end,
+            finished_at = case when o.over and o.again is null then v_now else j.finished_at end,
+            event_seq = j.event_seq + 2 * o.n + 1, placed = j.placed + o.unheard
+        from judged o where j.job_no = o.job_no
+        returning j.job_no, j.job_id, j.event_seq, j.reason, j.due_at, j.metadata, j.traceparent, o.over, o.again
+    ), listed as (
+        insert into outdial.work (job_no, class_no, rank, ready_at, expires_at)
+        select job_no, class_no, rank, again, expires_at from judged where again is not null order by job_no
     ), freed as (
         update outdial.limits l set in_use = l.in_use - f.n
         from (select v.t thing_no, count(*) n from mine cross join lateral (values (number_thing), (campaign_thing), (account_thing)) v(t)
@@ -708,16 +788,20 @@ begin
         where l.thing_no = f.thing_no
     ), told as (
         insert into outdial.outbox (type, subject, sequence, data, traceparent)
-        select e.type, j.job_id, j.event_seq - e.back,
+        select e.type, j.job_id, j.event_seq - e.back - case when e.back > 0 then m.back else 0 end,
                jsonb_strip_nulls(jsonb_build_object('job_id', j.job_id, 'campaign_id', t.campaign_id, 'attempt_no', t.attempt_no,
                    'attempt_id', t.attempt_id, 'call_id', t.call_id, 'from_phone_number', t.from_phone_number,
-                   'from_phone_number_reported', t.from_phone_number_reported, 'disposition', t.disposition, 'reason', m.reason,
+                   'from_phone_number_reported', t.from_phone_number_reported, 'disposition', t.disposition,
+                   'reason', case when e.type = 'job.waiting' then j.reason else m.reason end,
+                   'due_at', case when e.type = 'job.waiting' then j.due_at end,
                    'duration_s', t.duration_s, 'metadata', j.metadata)), j.traceparent
-        from mine m join jobs j using (job_no) join tried t on t.attempt_id = m.attempt_id
-        cross join (values ('call.ended', 2), ('call.caller_id_mismatch', 1), ('job.done', 0)) e(type, back)
+        from (select i.*, 2 * (row_number() over (partition by i.job_no order by i.attempt_no desc) - 1) as back from mine i) m
+        join jobs j using (job_no) join tried t on t.attempt_id = m.attempt_id
+        cross join (values ('call.ended', 2), ('call.caller_id_mismatch', 1), ('job.done', 0), ('job.waiting', 0)) e(type, back)
         where outdial.wants(p_events, e.type) and (e.type <> 'call.caller_id_mismatch' or t.caller_id_verified = false)
-          and (e.type <> 'job.done' or j.over)
-        order by m.job_no, e.back desc
+          and (e.back > 0 or m.back = 0)
+          and (e.type <> 'job.done' or j.over and j.again is null) and (e.type <> 'job.waiting' or j.again is not null)
+        order by m.job_no, m.back desc, e.back desc
     )
     select array_agg(attempt_id) into v_news from mine;
     if coalesce(cardinality(v_news), 0) < cardinality(p_attempt) then
@@ -776,6 +860,15 @@ returns int language sql as $$
         p_state, p_reason, p_events)
 $$;
 
+-- Ends single jobs, as dispatch decided it under the rules of p_version; nothing once others hold.
+create function outdial.end_jobs(p_version bigint, p_job bigint[], p_state text, p_reason text, p_events text[])
+returns int language sql as $$
+    select outdial.go_lock();
+    select outdial.end_waiting(
+        case when exists (select 1 from outdial.control c where c.routing_version = p_version) then p_job else '{}' end,
+        p_state, p_reason, p_events)
+$$;
+
 create function outdial.expire(p_limit int, p_events text[]) returns int language sql as $$
     select outdial.end_waiting(
         array(select job_no from outdial.work where expires_at <= statement_timestamp() order by expires_at limit p_limit),
@@ -813,7 +906,7 @@ returns int language sql as $$
         select w.job_no from outdial.work w where w.job_no in (select job from asked) order by w.job_no for update skip locked
     ), parked as (
         update outdial.work w set ready_at = case when a.held then 'infinity' else a.ready end, class_no = coalesce(a.class_no, w.class_no),
-                                  windowed = a.reason in ('outside_window', 'timezone_unknown')
+                                  windowed = a.reason in ('outside_window', 'timezone_unknown', 'recipient_limit')
         from asked a join free f on f.job_no = a.job where w.job_no = a.job
         returning w.job_no
     ), noted as (
@@ -964,6 +1057,7 @@ begin
     update outdial.clock_steps c set noted_at = v_now where c.noted_at > v_now + interval '2 seconds';
     update outdial.workers w set lease_until = v_now + greatest(p_lease, interval '10 seconds') where w.ended_at is null and w.lease_until > v_now + 2 * p_lease + interval '10 seconds';
     update outdial.live l set looked_at = v_now, clear_since = null, clear_until = null where l.looked_at > v_now + interval '2 seconds';
+    update outdial.live l set since = v_now where l.since > v_now + interval '2 seconds';
     update outdial.duties d set until = v_now where d.until > v_now + interval '1 minute';
     update outdial.accounts a set breaker_until = v_now where a.breaker_until > v_now + interval '10 seconds';
     if cardinality(v_things) = 0 then return 0; end if;

@@ -49,7 +49,8 @@ begin
     with said as (
         select distinct on (attempt) * from unnest(p_attempt, p_call_id) u(attempt, call_id) where attempt = any (v_late)
     ), tried as (
-        update outdial.attempts a set state = 'placed', reason = null, call_id = s.call_id, placed_at = a.submitted_at, ended_at = null
+        update outdial.attempts a set state = 'placed', reason = null, call_id = s.call_id, placed_at = a.submitted_at, ended_at = null,
+                                     learned_at = v_now
         from said s where a.attempt_id = s.attempt and a.state in ('not_placed', 'closed')
         returning a.*
     ), unlisted as (
@@ -141,10 +142,11 @@ begin
                -- Another attempt was learned of meanwhile to have been placed: the job isn't dialed again.
                case when s.what = 'redial' and l.attempt_no > 1 then (
                    select case when bool_or(o.state = 'placed') then 'placed' else 'done' end from outdial.attempts o
-                   where o.job_no = l.job_no and o.attempt_no <> l.attempt_no and o.state in ('placed', 'ended') having count(*) > 0) end as rung
+                   where o.job_no = l.job_no and o.attempt_no <> l.attempt_no and o.state in ('placed', 'ended')
+                     and o.learned_at > l.slot - interval '2 seconds' having count(*) > 0) end as rung
         from outdial.live l
         join unnest(p_attempt, p_to, p_clear_for) s(attempt, what, clear_for) on s.attempt = l.attempt_id
-        where l.state = 'unknown' and (s.clear_for is null or l.clear_until - l.clear_since >= s.clear_for)
+        where l.state = 'unknown' and (s.clear_for is null or l.clear_until - l.clear_since - outdial.stepped(l.clear_since) >= s.clear_for)
         order by l.job_no for update of l
     ), kept as (
         update outdial.live l set state = 'review', since = v_now from mine m where l.attempt_id = m.attempt_id and m.what = 'review'

@@ -21,6 +21,7 @@ mod review;
 mod routing;
 mod sandbox;
 mod schema;
+mod suppress;
 mod worker;
 
 use std::path::PathBuf;
@@ -84,6 +85,8 @@ enum Command {
     Review(review::Args),
     /// Put routing rules into use, compare, export and roll back
     Routing(routing::Args),
+    /// Keep the list of phones that must not be called: add, remove, import, list
+    Suppress(suppress::Args),
     /// Consume jobs, choose caller IDs, place calls, until stopped
     Worker(worker::Args),
     /// Show, read, attach and detach the numbers that an agent calls from
@@ -169,6 +172,7 @@ async fn dispatch(command: Command, context: &Context) -> Result<(), Failure> {
         Command::Migrate(args) => migrate::run(args, context).await,
         Command::Review(args) => review::run(args, context).await,
         Command::Routing(args) => routing::run(args, context).await,
+        Command::Suppress(args) => suppress::run(args, context).await,
         Command::Worker(args) => worker::run(args, context).await,
         Command::Pool(args) => pool::run(args, context).await,
         Command::Sandbox(args) => sandbox::run(args, context).await,

@@ -17,10 +17,10 @@ use super::phone::{E164, zones_of};
 use super::windows::{DAY_SECONDS, Window};
 
 pub use holidays::{Calendar, Holiday, HolidayError, Observed};
-pub use law::{Attempts, Confidence, Law, LawError, PlaceRule, RuleError};
+pub use law::{Attempts, CallingRule, Confidence, Law, LawError, PlaceRule, RuleError};
 
 /// How far ahead the next opening is sought: a week repeats, clocks may change within it, and holidays follow each other.
-const LOOK_AHEAD: Duration = Duration::days(15);
+pub const LOOK_AHEAD: Duration = Duration::days(15);
 
 /// Whether a call may start now.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

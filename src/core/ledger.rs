@@ -11,6 +11,7 @@ use super::job::Content;
 use super::phone::E164;
 use super::place::Region;
 use super::states::Reason;
+use super::suppression::Scope;
 
 /// The control row, and the database's time when it was read.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -38,6 +39,10 @@ pub struct Waiting {
     pub phone: E164,
     /// An IANA zone, as the publisher gave it.
     pub lead_timezone: Option<String>,
+    /// The publisher tells of the callee's consent.
+    pub consented: bool,
+    /// For whom its phone must not be called.
+    pub suppressed: Vec<Scope>,
 }
 
 /// A callee's own number, by whom and for which brand it is known.
@@ -58,6 +63,23 @@ pub struct Ask {
     pub number: Option<E164>,
     /// Set where a sticky rule chose: the claim fails if somebody else was first.
     pub sticky: Option<StickyAsk>,
+    /// Set where calls to one phone are kept count of.
+    pub recipient: Option<RecipientAsk>,
+}
+
+/// Who calls, as far as the callee is concerned, and how often they may.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct RecipientAsk {
+    /// The brand; without one the campaign.
+    pub caller: Scope,
+    pub caps: Vec<Cap>,
+}
+
+/// At most so many calls to one phone in any window of so many seconds.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub struct Cap {
+    pub calls: u32,
+    pub seconds: u32,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -83,6 +105,8 @@ pub enum NoSlot {
     NumberLimit,
     CampaignLimit,
     AccountLimit,
+    /// The callee was called too lately, or another job for it goes first.
+    RecipientLimit,
 }
 
 /// What came of asking for slots.

@@ -23,6 +23,7 @@ pub mod reconcile;
 pub mod rules;
 pub mod slots;
 pub mod states;
+pub mod suppression;
 pub mod text;
 pub mod usage;
 pub mod webhook;

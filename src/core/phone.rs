@@ -33,6 +33,11 @@ impl E164 {
         &self.0
     }
 
+    /// The number as a number, for lists of millions: 15 digits fit.
+    pub fn as_number(&self) -> i64 {
+        self.digits().bytes().fold(0, |number, digit| number * 10 + i64::from(digit - b'0'))
+    }
+
     fn digits(&self) -> &str {
         &self.0[1..]
     }

@@ -225,6 +225,7 @@ impl Offer {
                 account: self.plan.account.clone(),
                 number,
                 sticky,
+                recipient: None,
             },
             class_no: self.class_no,
             region: self.region,

@@ -76,6 +76,8 @@ fn offers(wants: &[Wants]) -> Vec<Offer> {
             rank,
             phone: E164::from_canonical("+14155550123").unwrap(),
             lead_timezone: None,
+            consented: false,
+            suppressed: Vec::new(),
         };
         Offer {
             class_no,

@@ -53,7 +53,12 @@ pub trait DispatchLedger: Send + Sync + 'static {
         limit: usize,
     ) -> impl Future<Output = Answer<usize>> + Send;
     /// Refuses or cancels waiting jobs.
-    fn end_jobs(&self, jobs: &[JobNo], end: ClassEnd) -> impl Future<Output = Answer<()>> + Send;
+    fn end_jobs(
+        &self,
+        version: RoutingVersion,
+        jobs: &[JobNo],
+        end: ClassEnd,
+    ) -> impl Future<Output = Answer<()>> + Send;
     /// Tells what holds each class.
     fn note(&self, classes: &[ClassStatus]) -> impl Future<Output = Answer<()>> + Send;
     /// Which of the living workers this one is: (nth, of).

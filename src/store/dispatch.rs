@@ -11,11 +11,12 @@ use crate::core::decide::Class;
 use crate::core::ids::{AccountName, Brand, CampaignId, ClassNo, JobId, JobNo, ModelId, RoutingVersion};
 use crate::core::job::Content;
 use crate::core::ledger::{
-    Ask, ClassEnd, ClassHead, ClassStatus, NoSlot, Park, ParkedUntil, Reserved, SlotAnswer, SlotAnswers,
+    Ask, Cap, ClassEnd, ClassHead, ClassStatus, NoSlot, Park, ParkedUntil, Reserved, SlotAnswer, SlotAnswers,
     SlotTerms, StickyKey, Waiting,
 };
 use crate::core::phone::E164;
 use crate::core::states::Reason;
+use crate::core::suppression::Scope;
 use crate::core::usage::Used;
 use crate::engine::ledger::{DispatchLedger, LedgerError, PlaceLedger};
 use crate::failpoint::{self, Point};
@@ -87,7 +88,10 @@ impl DispatchLedger for Ledger {
     ) -> Answer<Vec<Waiting>> {
         let classes: Vec<i32> = classes.iter().map(|n| n.0).collect();
         let rows = sqlx::query(
-            "select w.job_no, w.class_no, w.rank, j.phone, j.content ->> 'lead_timezone'
+            "select w.job_no, w.class_no, w.rank, j.phone, j.content ->> 'lead_timezone', j.content ? 'consent',
+                    array(select s.scope from outdial.suppressions s where s.phone = substr(j.phone, 2)::bigint)
+                    || case when exists (select 1 from outdial.suppressed_prefixes) then array(
+                        select s.scope from outdial.suppressed_prefixes s where s.prefix = any (outdial.beginnings(j.phone))) end
              from unnest($1::int[]) c(class_no)
              cross join lateral (
                 select job_no, class_no, rank from outdial.work
@@ -110,6 +114,12 @@ impl DispatchLedger for Ledger {
                     rank: row.get(2),
                     phone: number(row.get(3))?,
                     lead_timezone: row.get(4),
+                    consented: row.get(5),
+                    suppressed: row
+                        .get::<Vec<String>, _>(6)
+                        .iter()
+                        .map(|s| scope(s))
+                        .collect::<Answer<_>>()?,
                 })
             })
             .collect()
@@ -165,9 +175,18 @@ impl DispatchLedger for Ledger {
             sticky.clone().map(|s| s.map(|s| s.brand.as_ref().map_or("", Brand::as_str))).collect();
         let was: Vec<Option<&str>> =
             sticky.map(|s| s.and_then(|s| s.gives_way.as_ref()).map(E164::as_str)).collect();
+        let callers: Vec<Option<String>> =
+            asks.iter().map(|a| a.recipient.as_ref().map(|r| r.caller.as_text().into_owned())).collect();
+        let caps: Vec<(i32, Cap)> = (1..)
+            .zip(asks)
+            .flat_map(|(place, ask)| {
+                ask.recipient.iter().flat_map(move |r| r.caps.iter().map(move |&cap| (place, cap)))
+            })
+            .collect();
+        let number = |n: u32| i32::try_from(n).unwrap_or(i32::MAX);
         let rows = sqlx::query(
             "select job_no, slot, refused, next_at, job_id, phone, name, content, traceparent, waited, received_at, said
-             from outdial.reserve($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12)",
+             from outdial.reserve($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16)",
         )
         .bind(self.worker_no())
         .bind(version.0)
@@ -181,6 +200,10 @@ impl DispatchLedger for Ledger {
         .bind(models)
         .bind(brands)
         .bind(was)
+        .bind(callers)
+        .bind(caps.iter().map(|(place, _)| *place).collect::<Vec<i32>>())
+        .bind(caps.iter().map(|(_, cap)| number(cap.calls)).collect::<Vec<i32>>())
+        .bind(caps.iter().map(|(_, cap)| number(cap.seconds)).collect::<Vec<i32>>())
         .fetch_all(&self.pool)
         .await
         .map_err(ledger_error)?;
@@ -240,9 +263,10 @@ impl DispatchLedger for Ledger {
         Ok(usize::try_from(ended).unwrap_or(0))
     }
 
-    async fn end_jobs(&self, jobs: &[JobNo], end: ClassEnd) -> Answer<()> {
+    async fn end_jobs(&self, version: RoutingVersion, jobs: &[JobNo], end: ClassEnd) -> Answer<()> {
         let (state, reason) = words_of(end);
-        sqlx::query("select outdial.end_waiting($1, $2, $3, $4)")
+        sqlx::query("select outdial.end_jobs($1, $2, $3, $4, $5)")
+            .bind(version.0)
             .bind(jobs.iter().map(|j| j.0).collect::<Vec<_>>())
             .bind(state)
             .bind(reason.as_str())
@@ -328,6 +352,10 @@ fn class(row: &PgRow) -> Answer<Class> {
     })
 }
 
+fn scope(text: &str) -> Answer<Scope> {
+    Scope::parse(text).ok_or_else(|| unreadable("the scope of a suppression"))
+}
+
 pub(super) fn number(text: &str) -> Answer<E164> {
     E164::from_canonical(text).ok_or_else(|| unreadable("a phone number"))
 }
@@ -376,6 +404,7 @@ fn no_slot(word: &str) -> Answer<NoSlot> {
         "number_limit" => NoSlot::NumberLimit,
         "campaign_limit" => NoSlot::CampaignLimit,
         "account_limit" => NoSlot::AccountLimit,
+        "recipient_limit" => NoSlot::RecipientLimit,
         _ => return Err(unreadable("a reason")),
     })
 }

@@ -17,6 +17,7 @@ mod roles;
 pub mod routing;
 mod schema;
 pub mod stops;
+pub mod suppressions;
 pub mod throwaway;
 mod upkeep;
 mod world;

@@ -13,7 +13,7 @@ use sqlx::{PgConnection, PgPool, Row};
 
 use crate::core::ids::{AccountName, CampaignId, RoutingVersion};
 use crate::core::phone::{E164, place_of};
-use crate::core::rules::{Compiled, Limits, Settings};
+use crate::core::rules::{Compiled, Limits, Retry, Settings};
 
 type Answer<T> = Result<T, sqlx::Error>;
 
@@ -65,6 +65,10 @@ pub async fn apply(pool: &PgPool, source: &str, settings: Settings, by: &str) ->
     write_campaigns(&mut transaction, &rules).await?;
     write_agents(&mut transaction, &rules).await?;
     write_numbers(&mut transaction, &rules).await?;
+    sqlx::query("select outdial.keep_recipients($1)")
+        .bind(rules.keeps_recipients())
+        .execute(&mut *transaction)
+        .await?;
     let version = RoutingVersion(in_use.get::<i64, _>(0) + 1);
     sqlx::query(
         "insert into outdial.routing_versions (version, applied_by, digest, source, settings)
@@ -164,7 +168,8 @@ fn log_is_short(kind: i16, was: &Limits, now: &Limits) -> bool {
     }
 }
 
-/// Rebuilds logs from the records of the last day, in one reading of them: every call that may have been sent.
+/// Rebuilds logs from the records of the last day, in one reading of them. Whatever became of an attempt, it was sent or may
+/// have been: what surely wasn't has no record.
 async fn fill_logs(on: &mut PgConnection, things: &[i32]) -> Answer<()> {
     if things.is_empty() {
         return Ok(());
@@ -179,7 +184,6 @@ async fn fill_logs(on: &mut PgConnection, things: &[i32]) -> Answer<()> {
          ), sent as (
             select campaign_id, from_phone_number as number, slot from outdial.attempts
             where submitted_at > clock_timestamp() - interval '25 hours'
-              and (state <> 'not_placed' or http_status is not null)
             union all
             select campaign_id, number, slot from outdial.reservations
          ), used as (
@@ -213,6 +217,7 @@ async fn write_campaigns(on: &mut PgConnection, rules: &Compiled) -> Answer<()> 
         campaign_id: &'a CampaignId,
         brand: Option<&'a str>,
         model_id: Option<&'a str>,
+        retry: Option<&'a Retry>,
     }
     let campaigns = &rules.settings().campaigns;
     let mut rows: Vec<Row> = campaigns
@@ -221,21 +226,23 @@ async fn write_campaigns(on: &mut PgConnection, rules: &Compiled) -> Answer<()> 
             campaign_id: &c.id,
             brand: c.brand.as_ref().map(|b| b.as_str()),
             model_id: c.model_id.as_ref().map(|m| m.as_str()),
+            retry: c.retry.as_ref(),
         })
         .collect();
     rows.sort_by_key(|row| row.campaign_id);
     sqlx::query(
         "with named as (
-            select * from jsonb_to_recordset($1) r(campaign_id text, brand text, model_id text)
+            select * from jsonb_to_recordset($1) r(campaign_id text, brand text, model_id text, retry jsonb)
          ), others as (
-            update outdial.campaigns c set brand = null, model_id = null
-            where (brand is not null or model_id is not null)
+            update outdial.campaigns c set brand = null, model_id = null, retry = null
+            where (brand is not null or model_id is not null or retry is not null)
               and not exists (select 1 from named n where n.campaign_id = c.campaign_id)
          )
-         insert into outdial.campaigns (campaign_id, brand, model_id)
-         select campaign_id, brand, model_id from named order by campaign_id
-         on conflict (campaign_id) do update set brand = excluded.brand, model_id = excluded.model_id
-         where (campaigns.brand, campaigns.model_id) is distinct from (excluded.brand, excluded.model_id)",
+         insert into outdial.campaigns (campaign_id, brand, model_id, retry)
+         select campaign_id, brand, model_id, retry from named order by campaign_id
+         on conflict (campaign_id) do update set brand = excluded.brand, model_id = excluded.model_id, retry = excluded.retry
+         where (campaigns.brand, campaigns.model_id, campaigns.retry)
+               is distinct from (excluded.brand, excluded.model_id, excluded.retry)",
     )
     .bind(Json(rows))
     .execute(on)

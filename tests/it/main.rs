@@ -7,6 +7,7 @@
 )]
 
 mod answers;
+mod callees;
 mod chaos;
 mod clock;
 mod commands;

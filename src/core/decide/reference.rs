@@ -14,7 +14,7 @@ use crate::core::ids::{CampaignId, RoutingVersion};
 use crate::core::phone::place_of;
 use crate::core::place::Region;
 use crate::core::rules::{
-    CampaignSettings, Compiled, Defaults, Limits, Match, NumberSettings, Settings, Use,
+    CallingRules, CampaignSettings, Compiled, Defaults, Limits, Match, NumberSettings, Settings, Use,
 };
 use crate::core::states::NumberState;
 
@@ -241,7 +241,12 @@ pub(crate) fn settings() -> impl Generator<Value = Settings> {
     }));
     (entries, campaign, collection::vec(rule(), 0..7), select(NoRoute::ALL.to_vec())).prop_map(
         |(entries, campaign, rules, no_route)| Settings {
-            defaults: Defaults { number_limits: Limits::UNLIMITED, no_route },
+            defaults: Defaults {
+                number_limits: Limits::UNLIMITED,
+                no_route,
+                calling_rules: CallingRules::None,
+            },
+            calling_rules: Vec::new(),
             agents: Vec::new(),
             numbers: entries.into_iter().flatten().collect(),
             campaigns: campaign.into_iter().collect(),

@@ -3,13 +3,17 @@
 use std::collections::{BTreeSet, HashMap};
 use std::sync::{Arc, LazyLock, Mutex, PoisonError};
 
-use crate::core::hours::Hours;
+use chrono::{DateTime, Utc};
+
+use crate::core::hours::{Attempts, Hours, PlaceRule};
 use crate::core::ids::{AccountName, Brand, CampaignId, ModelId, RoutingVersion};
 use crate::core::job::Job;
+use crate::core::ledger::{Cap, RecipientAsk};
 use crate::core::phone::{E164, place_of};
 use crate::core::place::{AreaCode, Country, Place, Region};
 use crate::core::rules::Compiled;
 use crate::core::states::{NumberState, words};
+use crate::core::suppression::Scope;
 
 /// The inputs of a decision that a job brings. Jobs of one class are decided alike.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
@@ -169,7 +173,36 @@ impl World {
     /// When callees of a class may be called.
     pub fn hours(&self, class: &Class) -> Hours {
         let campaign = self.rules.campaign(&class.campaign);
-        Hours { rules: Vec::new(), window: campaign.and_then(|campaign| campaign.window.clone()) }
+        let rules = self.law_of(class);
+        Hours { rules, window: campaign.and_then(|campaign| campaign.window.clone()) }
+    }
+
+    /// Who calls a class's callees, and how often they may be called. None: nobody keeps count. `brand`: in whose name.
+    pub fn recipients(
+        &self,
+        class: &Class,
+        brand: Option<&Brand>,
+        now: DateTime<Utc>,
+    ) -> Option<RecipientAsk> {
+        if !self.rules.keeps_recipients() {
+            return None;
+        }
+        let caller = match brand {
+            Some(brand) => Scope::Brand(brand.clone()),
+            None => Scope::Campaign(class.campaign.clone()),
+        };
+        let own = self.rules.campaign(&class.campaign).map(|c| c.recipient_limits).unwrap_or_default();
+        // A day more or less of a rule's time is not worth the callee's calendar.
+        let today = now.date_naive();
+        let legal = self.law_of(class).into_iter().filter(|rule| rule.holds_on(today)).filter_map(|rule| {
+            let Attempts { calls, hours } = rule.attempts?;
+            Some(Cap { calls, seconds: hours.saturating_mul(3_600) })
+        });
+        Some(RecipientAsk { caller, caps: own.caps().chain(legal).collect() })
+    }
+
+    fn law_of(&self, class: &Class) -> Vec<Arc<PlaceRule>> {
+        self.rules.law().map(|law| law.of_place(class.region, class.country)).unwrap_or_default()
     }
 
     pub fn number_state(&self, number: &E164) -> NumberState {

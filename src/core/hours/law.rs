@@ -2,21 +2,25 @@
 //!
 //! It is no legal advice. The data that ship are in `data/calling_rules.toml`.
 
-use std::collections::{BTreeMap, HashMap};
-use std::sync::Arc;
+use std::collections::{BTreeMap, HashMap, HashSet};
+use std::sync::{Arc, LazyLock};
 
 use chrono::{NaiveDate, NaiveDateTime, Weekday};
-use serde::Deserialize;
+use serde::{Deserialize, Serialize};
 
 use super::holidays::Calendar;
 use crate::core::place::{Country, PlaceError, Region};
 use crate::core::windows::{LocalTime, Window, WindowError};
 
+const SHIPPED: &str = include_str!("../data/calling_rules.toml");
+
+const US_TERRITORIES: [&str; 6] = ["AS", "GU", "MP", "PR", "UM", "VI"];
+
 /// The place of rules that hold where no others do.
 const ELSEWHERE: &str = "*";
 
 /// A cap on calls to one callee.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Attempts {
     pub calls: u32,
@@ -66,6 +70,10 @@ impl PlaceRule {
         open && !self.holidays.as_ref().is_some_and(|holidays| holidays.has(date))
     }
 
+    fn says_hours(&self) -> bool {
+        !self.hours.is_empty()
+    }
+
     pub fn holds_on(&self, date: NaiveDate) -> bool {
         self.effective.0.is_none_or(|from| date >= from) && self.effective.1.is_none_or(|until| date <= until)
     }
@@ -76,11 +84,28 @@ impl PlaceRule {
     }
 }
 
+/// What a user has written down of a place, in place of the rules that ship.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct CallingRule {
+    /// `US-FL`, `GB`, or `*` for where nothing else holds.
+    pub place: String,
+    pub source: String,
+    pub url: Option<String>,
+    pub effective: (Option<NaiveDate>, Option<NaiveDate>),
+    pub hours: Vec<Window>,
+    /// The name of a list that ships.
+    pub holidays: Option<String>,
+    pub attempts: Option<Attempts>,
+    pub note: Option<String>,
+}
+
 /// All rules of one version.
-#[derive(Debug, Default)]
+#[derive(Debug, Clone, Default)]
 pub struct Law {
     /// As its editors name it.
     pub version: String,
+    calendars: BTreeMap<String, Arc<Calendar>>,
     by_place: HashMap<Region, Vec<Arc<PlaceRule>>>,
     elsewhere: Vec<Arc<PlaceRule>>,
 }
@@ -153,7 +178,41 @@ impl Law {
     /// # Errors
     /// None, as the tests see.
     pub fn built_in() -> Result<Self, LawError> {
-        Self::from_toml(include_str!("../data/calling_rules.toml"))
+        static READ: LazyLock<Option<Law>> = LazyLock::new(|| Law::from_toml(SHIPPED).ok());
+        match &*READ {
+            Some(law) => Ok(law.clone()),
+            None => Self::from_toml(SHIPPED),
+        }
+    }
+
+    /// These rules, but for the places of `others` theirs.
+    ///
+    /// # Errors
+    /// What is wrong with one of them.
+    pub fn with(mut self, others: &[CallingRule]) -> Result<Self, LawError> {
+        let mut replaced = HashSet::new();
+        for (nth, other) in (1..).zip(others) {
+            let rule = other.rule(&self.calendars).map_err(|why| LawError::Rule {
+                nth,
+                place: other.place.clone(),
+                why,
+            })?;
+            if replaced.insert(rule.place) {
+                match &rule.place {
+                    Some(place) => drop(self.by_place.remove(place)),
+                    None => self.elsewhere.clear(),
+                }
+            }
+            self.add(rule);
+        }
+        Ok(self)
+    }
+
+    fn add(&mut self, rule: PlaceRule) {
+        match rule.place {
+            Some(place) => self.by_place.entry(place).or_default().push(Arc::new(rule)),
+            None => self.elsewhere.push(Arc::new(rule)),
+        }
     }
 
     /// # Errors
@@ -162,27 +221,36 @@ impl Law {
         let file: File = toml::from_str(text)?;
         let holidays: BTreeMap<String, Arc<Calendar>> =
             file.holidays.into_iter().map(|(name, list)| (name, Arc::new(list))).collect();
-        let mut law = Self { version: file.version, ..Self::default() };
+        let mut law = Self { version: file.version, calendars: holidays, ..Self::default() };
         for (nth, entry) in (1..).zip(file.rule) {
             let place = entry.place.clone();
-            let rule = entry.rule(&holidays).map_err(|why| LawError::Rule { nth, place, why })?;
-            match rule.place {
-                Some(place) => law.by_place.entry(place).or_default().push(Arc::new(rule)),
-                None => law.elsewhere.push(Arc::new(rule)),
-            }
+            let rule = entry.rule(&law.calendars).map_err(|why| LawError::Rule { nth, place, why })?;
+            law.add(rule);
         }
         Ok(law)
     }
 
     /// What holds for a callee: the rules of the country and those of its part. `region`: where the callee is, as far
-    /// as is known; `country`: where the call goes.
+    /// as is known; `country`: where the call goes. Where these are two countries, the rules of both.
     pub fn of_place(&self, region: Option<Region>, country: Option<Country>) -> Vec<Arc<PlaceRule>> {
-        let country = region.map(|region| region.country()).or(country);
         let part = region.filter(Region::is_part);
-        let places = country.map(Region::from).into_iter().chain(part);
-        let found: Vec<Arc<PlaceRule>> =
-            places.filter_map(|place| self.by_place.get(&place)).flatten().cloned().collect();
-        if found.is_empty() { self.elsewhere.clone() } else { found }
+        let mut places: Vec<Region> = region
+            .map(|region| region.country().into())
+            .into_iter()
+            .chain(country.map(Region::from))
+            .chain(part)
+            .collect();
+        // ISO 3166 has them twice, as countries and as parts of one.
+        let territory = part.as_ref().and_then(|part| part.as_str().strip_prefix("US-"));
+        let territory = territory.filter(|code| US_TERRITORIES.contains(code));
+        places.extend(territory.and_then(|code| code.parse::<Region>().ok()));
+        places.dedup();
+        let mut found: Vec<Arc<PlaceRule>> =
+            places.iter().filter_map(|place| self.by_place.get(place)).flatten().cloned().collect();
+        if !found.iter().any(|rule| rule.says_hours()) {
+            found.extend(self.elsewhere.iter().cloned());
+        }
+        found
     }
 
     pub fn rules(&self) -> impl Iterator<Item = &Arc<PlaceRule>> {
@@ -192,42 +260,49 @@ impl Law {
 
 impl Entry {
     fn rule(self, calendars: &BTreeMap<String, Arc<Calendar>>) -> Result<PlaceRule, RuleError> {
-        let place = (self.place != ELSEWHERE).then(|| self.place.parse()).transpose()?;
         let mut hours = Vec::new();
         for entry in &self.hours {
             let (from, to) = (LocalTime::parse(&entry.from)?, LocalTime::parse(&entry.to)?);
             hours.push(Window::new(entry.days.iter().copied(), from, to)?);
         }
+        let effective = (self.effective_from, self.effective_until);
+        let Self { place, source, url, holidays, attempts, confidence, automated_only, note, .. } = self;
+        let said = CallingRule { place, source, url, effective, hours, holidays, attempts, note };
+        Ok(PlaceRule { confidence, automated_only, ..said.rule(calendars)? })
+    }
+}
+
+impl CallingRule {
+    fn rule(&self, calendars: &BTreeMap<String, Arc<Calendar>>) -> Result<PlaceRule, RuleError> {
+        let place = (self.place != ELSEWHERE).then(|| self.place.parse()).transpose()?;
         let holidays = match &self.holidays {
             Some(name) => {
                 Some(calendars.get(name).cloned().ok_or_else(|| RuleError::Holidays(name.clone()))?)
             }
             None => None,
         };
-        if hours.is_empty() && holidays.is_none() && self.attempts.is_none() {
+        if self.hours.is_empty() && holidays.is_none() && self.attempts.is_none() {
             return Err(RuleError::Nothing);
         }
         if self.attempts.is_some_and(|cap| cap.calls == 0 || cap.hours == 0) {
             return Err(RuleError::Attempts);
         }
-        let effective = (self.effective_from, self.effective_until);
-        if let (Some(from), Some(until)) = effective
+        if let (Some(from), Some(until)) = self.effective
             && until < from
         {
             return Err(RuleError::Effective);
         }
-        let Self { source, url, attempts, confidence, automated_only, note, .. } = self;
         Ok(PlaceRule {
             place,
-            source,
-            url,
-            effective,
-            hours,
+            source: self.source.clone(),
+            url: self.url.clone(),
+            effective: self.effective,
+            hours: self.hours.clone(),
             holidays,
-            attempts,
-            confidence,
-            automated_only,
-            note,
+            attempts: self.attempts,
+            confidence: Confidence::High,
+            automated_only: false,
+            note: self.note.clone(),
         })
     }
 }

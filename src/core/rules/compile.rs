@@ -5,8 +5,10 @@ use std::hash::Hash;
 use std::time::Duration;
 
 use super::settings::{
-    AgentSettings, CampaignSettings, EXPIRES_AFTER_DEFAULT, Limits, NumberSettings, Rule, Settings,
+    AgentSettings, CallingRules, CampaignSettings, EXPIRES_AFTER_DEFAULT, Limits, NumberSettings, Rule,
+    Settings,
 };
+use crate::core::hours::Law;
 use crate::core::ids::{AccountName, Brand, CampaignId, ModelId};
 use crate::core::phone::E164;
 use crate::core::place::Region;
@@ -24,6 +26,8 @@ pub struct Compiled {
     by_brand: HashMap<Brand, Vec<E164>>,
     by_tag: HashMap<String, Vec<E164>>,
     by_region: HashMap<Region, Vec<E164>>,
+    /// Where the settings call for it.
+    law: Option<Law>,
 }
 
 impl Default for Compiled {
@@ -55,7 +59,25 @@ impl Compiled {
         }
         let rules = RuleIndex::new(&settings.rules);
         let account_default = AccountName::default_account();
-        Self { settings, account_default, agents, numbers, campaigns, rules, by_brand, by_tag, by_region }
+        let law = match settings.defaults.calling_rules {
+            CallingRules::None => None,
+            // Whoever read the settings has tried it.
+            CallingRules::Standard => {
+                Some(Law::built_in().and_then(|law| law.with(&settings.calling_rules)).unwrap_or_default())
+            }
+        };
+        Self {
+            law,
+            settings,
+            account_default,
+            agents,
+            numbers,
+            campaigns,
+            rules,
+            by_brand,
+            by_tag,
+            by_region,
+        }
     }
 
     pub fn settings(&self) -> &Settings {
@@ -83,6 +105,17 @@ impl Compiled {
 
     pub fn campaign_limits(&self, id: &CampaignId) -> Limits {
         self.campaign(id).map_or(Limits::UNLIMITED, |campaign| campaign.limits)
+    }
+
+    /// The legal hours and caps of callees' places. None: only the campaigns' own.
+    pub fn law(&self) -> Option<&Law> {
+        self.law.as_ref()
+    }
+
+    /// Whether some rule caps the calls to one phone: then it is kept count of all of them.
+    pub fn keeps_recipients(&self) -> bool {
+        let capped = |campaign: &CampaignSettings| campaign.recipient_limits.caps().next().is_some();
+        self.law.is_some() || self.settings.campaigns.iter().any(capped)
     }
 
     /// The campaign's share of what is scarce.

@@ -1,16 +1,18 @@
 //! The routing file: TOML read into [`Settings`], or every fault of it at once.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::time::Duration;
 
-use chrono::Weekday;
+use chrono::{NaiveDate, Weekday};
 use toml::de::DeTable;
 
 use super::reader::{Fault, FaultKind, Faults, Field, Section};
 use super::settings::*;
+use crate::core::hours::{Attempts, CallingRule, Law};
 use crate::core::ids::{AccountName, Brand, CampaignId, IdError, ModelId};
 use crate::core::phone::{self, E164, PhoneCheck};
 use crate::core::place::Region;
+use crate::core::states::Disposition;
 use crate::core::windows::{LocalTime, Window};
 
 /// The longest file, in bytes: some 50,000 numbers.
@@ -19,6 +21,16 @@ const WEIGHT_MAX: u32 = 1_000;
 const NAME_CHARS_MAX: usize = 200;
 const REDIAL_AFTER_MIN: Duration = Duration::from_secs(10);
 const REDIAL_AFTER_MAX: Duration = Duration::from_secs(30 * 86_400);
+/// Of one job.
+const ATTEMPTS_MAX: u32 = 100;
+/// To one phone: more are not kept count of.
+const CALLS_MAX: u32 = 100;
+/// Of a window of such a cap: longer ago is not kept.
+const HOURS_MAX: u32 = 30 * 24;
+const GAP_MIN: Duration = Duration::from_secs(10);
+const GAP_MAX: Duration = Duration::from_secs(30 * 86_400);
+const RETRY_AFTER_MIN: Duration = Duration::from_secs(10);
+const RETRY_AFTER_MAX: Duration = Duration::from_secs(30 * 86_400);
 const EXPIRES_AFTER_MIN: Duration = Duration::from_secs(60);
 const EXPIRES_AFTER_MAX: Duration = Duration::from_secs(366 * 86_400);
 
@@ -49,8 +61,10 @@ fn read_root(mut root: Section) -> Settings {
     let numbers = entries(root.get("number"), "number", read_number, |entry| entry.number.clone());
     let campaigns = entries(root.get("campaign"), "id", read_campaign, |campaign| campaign.id.clone());
     let rules = entries(root.get("rule"), "name", read_rule, |rule| rule.name.clone());
+    let calling_rules =
+        list(root.get("calling_rule"), |f| f.table().and_then(|section| read_calling_rule(&f, section)));
     root.finish();
-    Settings { defaults, agents, numbers, campaigns, rules }
+    Settings { defaults, agents, numbers, campaigns, rules, calling_rules }
 }
 
 /// The tables of one `[[kind]]`, each with a key of its own that no other may have.
@@ -87,16 +101,9 @@ fn entries<T, K: std::hash::Hash + Eq>(
 fn read_defaults(mut section: Section) -> Defaults {
     let number_limits = read_limits(section.get("number_limits"));
     let no_route = section.get("no_route").and_then(|f| f.word(NoRoute::ALL)).unwrap_or(NoRoute::Hold);
-    if let Some(field) = section.get("calling_rules") {
-        supported(
-            &field,
-            "none",
-            &["standard"],
-            "the legal hours and caps of the callee's place come with a later version",
-        );
-    }
+    let calling_rules = word_or(section.get("calling_rules"), CallingRules::ALL, CallingRules::None);
     section.finish();
-    Defaults { number_limits, no_route }
+    Defaults { number_limits, no_route, calling_rules: calling_rules.unwrap_or(CallingRules::None) }
 }
 
 fn read_agent(section: &mut Section, _: usize) -> Option<AgentSettings> {
@@ -128,8 +135,10 @@ fn read_campaign(section: &mut Section, _: usize) -> Option<CampaignSettings> {
     let window = section.get("window").and_then(|f| read_window(&f));
     let destinations = section.get("destinations").and_then(|f| read_destinations(&f));
     let expires_after = section.get("expires_after").map_or(Some(EXPIRES_AFTER_DEFAULT), |f| read_expiry(&f));
+    let consent = word_or(section.get("consent"), ConsentPolicy::ALL, ConsentPolicy::Optional);
+    let recipient_limits = read_recipient_limits(section.get("recipient_limits"));
+    let retry = section.get("retry").and_then(|f| read_retry(&f));
     let redial_unknown_after = section.get("redial_unknown_after").map_or(Some(None), |f| read_redial(&f));
-    refuse_later_keys(section);
     Some(CampaignSettings {
         id: id?,
         brand,
@@ -139,42 +148,11 @@ fn read_campaign(section: &mut Section, _: usize) -> Option<CampaignSettings> {
         window,
         destinations,
         expires_after: expires_after?,
+        consent: consent?,
+        recipient_limits,
+        retry,
         redial_unknown_after: redial_unknown_after?,
     })
-}
-
-/// Keys of the contract that this version can't honour: refused, never ignored.
-fn refuse_later_keys(section: &mut Section) {
-    if let Some(field) = section.get("consent") {
-        supported(
-            &field,
-            "optional",
-            &["required"],
-            "consent can't be required yet; leave it out or write \"optional\"",
-        );
-    }
-    for (key, message) in [
-        ("recipient_limits", "limits per callee come with a later version; leave it out"),
-        ("retry", "retries come with a later version; leave it out: every job is placed at most once"),
-    ] {
-        if let Some(field) = section.get(key) {
-            field.fault::<()>(FaultKind::NotSupported, message);
-        }
-    }
-}
-
-/// One word is honoured, some are known but not yet, all others are wrong.
-fn supported(field: &Field, honoured: &str, later: &[&str], message: &str) {
-    match field.text() {
-        Some(text) if text == honoured => {}
-        Some(text) if later.contains(&text) => {
-            field.fault::<()>(FaultKind::NotSupported, message);
-        }
-        Some(_) => {
-            field.invalid::<()>(format_args!("must be one of {honoured}, {}", later.join(", ")));
-        }
-        None => {}
-    }
 }
 
 fn read_rule(section: &mut Section, at: usize) -> Option<Rule> {
@@ -235,6 +213,49 @@ fn read_limits(field: Option<Field>) -> Limits {
     limits
 }
 
+fn read_recipient_limits(field: Option<Field>) -> RecipientLimits {
+    let Some(mut section) = field.and_then(|f| f.table()) else { return RecipientLimits::default() };
+    let mut limit = |key| section.get(key).and_then(|f| f.count(CALLS_MAX));
+    let (per_hour, per_day, per_week) = (limit("per_hour"), limit("per_day"), limit("per_week"));
+    let min_gap = section.get("min_gap").and_then(|field| {
+        let gap = field.parsed(duration)?;
+        if (GAP_MIN..=GAP_MAX).contains(&gap) {
+            u32::try_from(gap.as_secs()).ok()
+        } else {
+            field.invalid("must be from 10s to 30d")
+        }
+    });
+    section.finish();
+    RecipientLimits { per_hour, per_day, per_week, min_gap }
+}
+
+/// What the law says of a place, in the user's own reading of it.
+fn read_calling_rule(field: &Field, mut section: Section) -> Option<CallingRule> {
+    let text = |field: Option<Field>| field.and_then(|f| f.text().map(str::to_owned));
+    let date = |field: Option<Field>| field.and_then(|f| f.parsed(str::parse::<NaiveDate>));
+    let place = section.require("place").and_then(|f| f.text().map(str::to_owned));
+    let source = section.require("source").and_then(|f| f.text().map(str::to_owned));
+    let (url, note) = (text(section.get("url")), text(section.get("note")));
+    let effective = (date(section.get("effective_from")), date(section.get("effective_until")));
+    let hours = list(section.get("hours"), read_window);
+    let holidays = text(section.get("holidays"));
+    let attempts = section.get("attempts").and_then(|f| {
+        let mut section = f.table()?;
+        let calls = section.require("calls").and_then(|f| f.count(CALLS_MAX));
+        let hours = section.require("hours").and_then(|f| f.count(HOURS_MAX));
+        section.finish();
+        Some(Attempts { calls: calls?, hours: hours? })
+    });
+    section.finish();
+    let rule =
+        CallingRule { place: place?, source: source?, url, effective, hours, holidays, attempts, note };
+    // What it says is judged where all such rules are.
+    match Law::built_in().and_then(|law| law.with(std::slice::from_ref(&rule))) {
+        Ok(_) => Some(rule),
+        Err(error) => field.invalid(error),
+    }
+}
+
 fn read_window(field: &Field) -> Option<Window> {
     let mut section = field.table()?;
     let days = section.require("days").and_then(|f| f.list(weekday));
@@ -288,6 +309,31 @@ fn read_redial(field: &Field) -> Option<Option<Duration>> {
         Some(Some(duration))
     } else {
         field.invalid("must be \"never\", or from 10s to 30d")
+    }
+}
+
+/// A try after each disposition that is named, so long after the call.
+fn read_retry(field: &Field) -> Option<Retry> {
+    let mut section = field.table()?;
+    let max_attempts = section.require("max_attempts").and_then(|f| f.count(ATTEMPTS_MAX));
+    let mut on = BTreeMap::new();
+    if let Some(mut dispositions) = section.require("on").and_then(|f| f.table()) {
+        for &disposition in Disposition::ALL {
+            let delay = dispositions.get(disposition.as_str()).and_then(|f| read_delay(&f));
+            on.extend(delay.map(|delay| (disposition, delay.as_secs())));
+        }
+        dispositions.finish();
+    }
+    section.finish();
+    Some(Retry { max_attempts: max_attempts?, on })
+}
+
+fn read_delay(field: &Field) -> Option<Duration> {
+    let delay = field.parsed(duration)?;
+    if (RETRY_AFTER_MIN..=RETRY_AFTER_MAX).contains(&delay) {
+        Some(delay)
+    } else {
+        field.invalid("must be from 10s to 30d")
     }
 }
 

@@ -2,6 +2,7 @@ use proptest::prelude::{Strategy as Generator, any, prop_assert, prop_assert_eq,
 
 use super::super::reader::FAULTS_MAX;
 use super::*;
+use crate::core::rules::Compiled;
 
 /// The contract's example, with what this version can't honour left out.
 const WHOLE: &str = r#"
@@ -32,7 +33,9 @@ limits = { per_second = 5, concurrent = 20 }
 window = { days = ["mon", "fri"], from = "09:00", to = "24:00" }
 destinations = ["US", "CA"]
 expires_after = "36h"
-consent = "optional"
+consent = "required"
+recipient_limits = { per_day = 2, min_gap = "4h" }
+retry = { max_attempts = 3, on = { no_answer = "2h", busy = "15m" } }
 redial_unknown_after = "never"
 
 [[rule]]
@@ -68,6 +71,15 @@ fn the_whole_document_is_understood() {
     assert_eq!(campaign.expires_after.as_secs(), 36 * 3_600);
     assert_eq!(campaign.destinations.as_ref().unwrap()[0].as_str(), "CA", "sorted");
     assert_eq!(campaign.window.as_ref().unwrap().to().to_string(), "24:00");
+    assert_eq!(campaign.consent, ConsentPolicy::Required);
+    let caps: Vec<(u32, u32)> =
+        campaign.recipient_limits.caps().map(|cap| (cap.calls, cap.seconds)).collect();
+    assert_eq!(caps, [(2, 86_400), (1, 14_400)]);
+    let retry = campaign.retry.as_ref().unwrap();
+    assert_eq!(retry.max_attempts, 3);
+    assert_eq!(retry.on, [(Disposition::NoAnswer, 7_200), (Disposition::Busy, 900)].into());
+    let kept: Settings = serde_json::from_value(serde_json::to_value(&settings).unwrap()).unwrap();
+    assert_eq!(kept, settings);
     let rule = &settings.rules[0];
     assert_eq!(rule.strategy, Strategy::LocalPresence);
     assert_eq!((rule.sticky, rule.overflow, rule.otherwise), (true, Overflow::Next, Otherwise::AgentDefault));
@@ -106,6 +118,7 @@ window = { days = ["monday"], from = "9:00", to = "25:00" }
 destinations = ["US", "UK"]
 expires_after = "7 days"
 redial_unknown_after = "5s"
+retry = { on = { no_answer = "5s", hung_up = "1h" } }
 
 [[rule]]
 name = "one"
@@ -130,11 +143,14 @@ sticky = "yes"
         (16, "campaign[0].destinations[1]", Invalid),
         (17, "campaign[0].expires_after", Invalid),
         (18, "campaign[0].redial_unknown_after", Invalid),
-        (22, "rule[0].match.brands", UnknownKey),
-        (22, "rule[0].match.region[0]", Invalid),
-        (23, "rule[0].use.numbers[0]", Invalid),
-        (24, "rule[0].strategy", Invalid),
-        (25, "rule[0].sticky", Invalid),
+        (19, "campaign[0].retry", MissingKey),
+        (19, "campaign[0].retry.on.hung_up", UnknownKey),
+        (19, "campaign[0].retry.on.no_answer", Invalid),
+        (23, "rule[0].match.brands", UnknownKey),
+        (23, "rule[0].match.region[0]", Invalid),
+        (24, "rule[0].use.numbers[0]", Invalid),
+        (25, "rule[0].strategy", Invalid),
+        (26, "rule[0].sticky", Invalid),
     ];
     let expected: Vec<_> = expected.map(|(line, key, kind)| (line, key.to_owned(), kind)).into();
     assert_eq!(keys(source), expected);
@@ -164,25 +180,36 @@ fn a_fault_says_what_to_write_instead() {
 }
 
 #[test]
-fn what_a_later_version_brings_is_not_supported() {
-    let source = r#"
-[defaults]
-calling_rules = "standard"
-[[campaign]]
-id = "a"
-consent = "required"
-recipient_limits = { per_day = 2 }
-retry = { max_attempts = 3 }
-"#;
-    let expected = [
-        (3, "defaults.calling_rules"),
-        (6, "campaign[0].consent"),
-        (7, "campaign[0].recipient_limits"),
-        (8, "campaign[0].retry"),
-    ];
-    let expected: Vec<_> = expected.map(|(line, key)| (line, key.to_owned(), FaultKind::NotSupported)).into();
-    assert_eq!(keys(source), expected);
-    assert!(faults(source)[0].starts_with("line 3: defaults.calling_rules: not_supported: "));
+fn a_place_has_the_rules_that_the_file_gives_it() {
+    let source = "[defaults]\ncalling_rules = 'standard'\n[[calling_rule]]\nplace = 'US-FL'\nsource = 'our counsel'\n\
+                  hours = [{ days = ['mon'], from = '10:00', to = '12:00' }]\nattempts = { calls = 2, hours = 24 }\nholidays = 'US'\n";
+    let settings = parse(source).unwrap();
+    let kept: Settings = serde_json::from_value(serde_json::to_value(&settings).unwrap()).unwrap();
+    assert_eq!(kept, settings);
+    let rules = Compiled::new(settings);
+    let of = |place: &str| rules.law().unwrap().of_place(Some(place.parse().unwrap()), None);
+    let sources: Vec<String> = of("US-FL").iter().map(|rule| rule.source.clone()).collect();
+    assert_eq!(sources.last().unwrap(), "our counsel");
+    assert!(
+        !sources.iter().any(|source| source.contains("501.616")),
+        "what shipped is replaced: {sources:?}"
+    );
+    assert!(sources.len() > 1, "the country's rules hold on: {sources:?}");
+    assert_eq!(of("US-CA"), Law::built_in().unwrap().of_place(Some("US-CA".parse().unwrap()), None));
+    assert!(rules.keeps_recipients());
+    assert!(!Compiled::new(parse("[[campaign]]\nid = 'a'\n").unwrap()).keeps_recipients());
+    let capped = "[[campaign]]\nid = 'a'\nrecipient_limits = { min_gap = '4h' }\n";
+    assert!(Compiled::new(parse(capped).unwrap()).keeps_recipients());
+}
+
+#[test]
+fn a_calling_rule_that_says_nothing_is_told() {
+    let faulty = |rest: &str| faults(&format!("[[calling_rule]]\nplace = 'US-FL'\nsource = 'x'\n{rest}"));
+    assert!(faulty("")[0].contains("neither hours nor holidays nor attempts"), "{:?}", faulty(""));
+    assert!(faulty("holidays = 'ES-MD'\n")[0].contains("no list \"ES-MD\""));
+    let attempts = faulty("attempts = { calls = 101, hours = 1 }\n");
+    assert!(attempts.iter().any(|fault| fault.contains("from 1 to 100")), "{attempts:?}");
+    assert!(faulty("hour = []\n").iter().any(|fault| fault.contains("unknown key")));
 }
 
 #[test]

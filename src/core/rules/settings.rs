@@ -1,14 +1,17 @@
 //! The routing settings as understood: what `outdial.routing_versions.settings` holds as JSON.
 //! A value of these types has passed every check of [`super::document`].
 
+use std::collections::BTreeMap;
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
+use crate::core::hours::CallingRule;
 use crate::core::ids::{AccountName, Brand, CampaignId, ModelId};
+use crate::core::ledger::Cap;
 use crate::core::phone::E164;
 use crate::core::place::{Country, Region};
-use crate::core::states::words;
+use crate::core::states::{Disposition, words};
 use crate::core::windows::Window;
 
 /// Calls allowed in any sliding window of that length, and at the same time. None: unlimited.
@@ -91,6 +94,64 @@ words!(
     }
 );
 
+words!(
+    /// Whether jobs of a campaign must tell of the callee's consent.
+    ConsentPolicy {
+        Optional = "optional",
+        Required = "required",
+    }
+);
+
+/// Calls allowed to one phone in any sliding window of that length. None: unlimited.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct RecipientLimits {
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub per_hour: Option<u32>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub per_day: Option<u32>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub per_week: Option<u32>,
+    /// Seconds between two calls.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub min_gap: Option<u32>,
+}
+
+impl RecipientLimits {
+    pub fn caps(&self) -> impl Iterator<Item = Cap> + use<> {
+        let windows = [(self.per_hour, 3_600), (self.per_day, 86_400), (self.per_week, 7 * 86_400)];
+        let windows =
+            windows.into_iter().filter_map(|(calls, seconds)| calls.map(|calls| Cap { calls, seconds }));
+        windows.chain(self.min_gap.map(|seconds| Cap { calls: 1, seconds }))
+    }
+}
+
+words!(
+    /// Whose hours and caps hold for a callee.
+    CallingRules {
+        /// Only the campaign's own.
+        None = "none",
+        /// The legal ones of the callee's place too.
+        Standard = "standard",
+    }
+);
+
+/// When a job whose call has ended is dialed again.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Retry {
+    /// Calls placed for one job, the first included.
+    pub max_attempts: u32,
+    /// After calls that ended so, and how many seconds after their end was learned. Others end the job.
+    pub on: BTreeMap<Disposition, u64>,
+}
+
+impl Default for ConsentPolicy {
+    fn default() -> Self {
+        Self::Optional
+    }
+}
+
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Settings {
@@ -103,6 +164,9 @@ pub struct Settings {
     pub campaigns: Vec<CampaignSettings>,
     #[serde(default)]
     pub rules: Vec<Rule>,
+    /// In place of those that ship, each for its place.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub calling_rules: Vec<CallingRule>,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -110,11 +174,17 @@ pub struct Settings {
 pub struct Defaults {
     pub number_limits: Limits,
     pub no_route: NoRoute,
+    #[serde(default = "no_calling_rules")]
+    pub calling_rules: CallingRules,
+}
+
+fn no_calling_rules() -> CallingRules {
+    CallingRules::None
 }
 
 impl Default for Defaults {
     fn default() -> Self {
-        Self { number_limits: Limits::UNLIMITED, no_route: NoRoute::Hold }
+        Self { number_limits: Limits::UNLIMITED, no_route: NoRoute::Hold, calling_rules: CallingRules::None }
     }
 }
 
@@ -156,6 +226,14 @@ pub struct CampaignSettings {
     /// How long after receipt a job without `expires_at` expires.
     #[serde(with = "seconds")]
     pub expires_after: Duration,
+    #[serde(default)]
+    pub consent: ConsentPolicy,
+    /// How often one phone may be called, in the name of the campaign's brand; without one, by the campaign.
+    #[serde(default)]
+    pub recipient_limits: RecipientLimits,
+    /// None: a job is over when its call has ended, however that was.
+    #[serde(default)]
+    pub retry: Option<Retry>,
     /// A call of which nobody knows whether it was placed is dialed again when it was looked for in vain for so long.
     /// None: never; a person decides.
     #[serde(default, with = "seconds_or_none")]
@@ -177,6 +255,9 @@ impl CampaignSettings {
             window: None,
             destinations: None,
             expires_after: EXPIRES_AFTER_DEFAULT,
+            consent: ConsentPolicy::Optional,
+            recipient_limits: RecipientLimits::default(),
+            retry: None,
             redial_unknown_after: None,
         }
     }

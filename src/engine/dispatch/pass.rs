@@ -1,6 +1,6 @@
 //! One pass over the work list.
 
-use std::collections::{HashMap, HashSet, VecDeque};
+use std::collections::{BTreeMap, HashMap, HashSet, VecDeque};
 use std::sync::Arc;
 
 use chrono::{DateTime, TimeDelta, Utc};
@@ -10,12 +10,12 @@ use super::classes::Standing;
 use super::{ASKS_MAX, COLLIDED, Dispatch, IDLE, Next, READ_EVERY, State};
 use crate::clock;
 use crate::core::decide::{Class, Plan, World};
-use crate::core::hours::{Hours, HoursVerdict, zones_of_callee};
-use crate::core::ids::{ClassNo, JobNo};
+use crate::core::hours::{Hours, HoursVerdict, LOOK_AHEAD, zones_of_callee};
+use crate::core::ids::{CampaignId, ClassNo, JobNo};
 use crate::core::ledger::{ClassEnd, ClassHead, ClassStatus, Park, ParkedUntil, StickyKey, Waiting};
 use crate::core::phone::E164;
 use crate::core::pick::{Offer, Picked, Room, pick};
-use crate::core::rules::Limits;
+use crate::core::rules::{ConsentPolicy, Limits};
 use crate::core::states::Reason;
 use crate::engine::ledger::{DispatchLedger, LedgerError};
 
@@ -215,7 +215,7 @@ impl<L: DispatchLedger> Dispatch<L> {
         let mut windows = HashMap::new();
         let mut parks = Vec::new();
         let mut offers = offers(state, world, now, open, jobs, each, &mut windows, &mut parks);
-        self.refuse_strangers(&mut offers).await?;
+        let refused = self.refuse_callees(world, &mut offers).await?;
         let sticky = self.known_numbers(&offers).await?;
         let dialable: Vec<ClassNo> = offers.iter().map(|o| o.class_no).collect();
         let mut room = self.room(world, &offers, capacity);
@@ -232,8 +232,11 @@ impl<L: DispatchLedger> Dispatch<L> {
         }
         let (asked, more) = (picked.picks.len(), picked.more);
         let outcome = self.ask(state, world, now, picked, &windows, waits).await?;
+        if !outcome.parks.is_empty() {
+            self.ledger.park(world.version, &outcome.parks).await?;
+        }
         Ok(match () {
-            () if outcome.granted > 0 || !parks.is_empty() => Next::Now,
+            () if outcome.granted + outcome.parks.len() > 0 || refused > 0 || !parks.is_empty() => Next::Now,
             // Others took them first.
             () if asked > outcome.refused || more => Next::In(COLLIDED),
             () => Next::In(IDLE),
@@ -263,23 +266,38 @@ impl<L: DispatchLedger> Dispatch<L> {
         Ok(jobs)
     }
 
-    /// A staging account calls those it is told to, and nobody else.
-    async fn refuse_strangers(&self, offers: &mut [Offer]) -> Result<(), LedgerError> {
-        let mut strangers = Vec::new();
+    /// Refuses the jobs whose callees may never be called so; gives how many.
+    async fn refuse_callees(&self, world: &World, offers: &mut [Offer]) -> Result<usize, LedgerError> {
+        let mut refused: BTreeMap<&str, (Reason, Vec<JobNo>)> = BTreeMap::new();
         for offer in offers {
-            let account = &offer.plan.account;
-            offer.jobs.retain(|job| {
-                let known = self.accounts_here.may_call(account, &job.phone);
-                if !known {
-                    strangers.push(job.job_no);
+            let Offer { jobs, plan, campaign, .. } = offer;
+            jobs.retain(|job| match self.refusal(world, campaign, plan, job) {
+                Some(reason) => {
+                    refused.entry(reason.as_str()).or_insert((reason, Vec::new())).1.push(job.job_no);
+                    false
                 }
-                known
+                None => true,
             });
         }
-        if strangers.is_empty() {
-            return Ok(());
+        let mut count = 0;
+        for (reason, jobs) in refused.into_values() {
+            count += jobs.len();
+            self.ledger.end_jobs(world.version, &jobs, ClassEnd::Refused(reason)).await?;
         }
-        self.ledger.end_jobs(&strangers, ClassEnd::Refused(Reason::DestinationNotAllowed)).await
+        Ok(count)
+    }
+
+    fn refusal(&self, world: &World, campaign: &CampaignId, plan: &Plan, job: &Waiting) -> Option<Reason> {
+        // A staging account calls those it is told to, and nobody else.
+        if !self.accounts_here.may_call(&plan.account, &job.phone) {
+            return Some(Reason::DestinationNotAllowed);
+        }
+        if job.suppressed.iter().any(|scope| scope.covers(campaign, plan.brand.as_ref())) {
+            return Some(Reason::Suppressed);
+        }
+        let consent =
+            world.rules.campaign(campaign).map_or(ConsentPolicy::Optional, |settings| settings.consent);
+        (consent == ConsentPolicy::Required && !job.consented).then_some(Reason::ConsentMissing)
     }
 
     /// Which number each callee knows, where a sticky rule may ask.
@@ -399,7 +417,10 @@ fn judge(hours: &Hours, job: &Waiting, now: DateTime<Utc>) -> Result<DateTime<Ut
         HoursVerdict::Closed { opens_at: Some(at) } => {
             Err(park(Reason::OutsideWindow, ParkedUntil::Date(at)))
         }
-        HoursVerdict::Closed { opens_at: None } => Err(park(Reason::OutsideWindow, ParkedUntil::Change)),
+        // Zones whose clocks change apart may have a common hour again in another season.
+        HoursVerdict::Closed { opens_at: None } => {
+            Err(park(Reason::OutsideWindow, ParkedUntil::Date(now + LOOK_AHEAD)))
+        }
     }
 }
 

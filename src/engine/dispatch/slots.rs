@@ -10,7 +10,7 @@ use super::{Dispatch, Ready, Shut, Slotted, State};
 use crate::clock;
 use crate::core::decide::World;
 use crate::core::ids::JobNo;
-use crate::core::ledger::{NoSlot, SlotAnswer, SlotAnswers};
+use crate::core::ledger::{NoSlot, Park, ParkedUntil, SlotAnswer, SlotAnswers};
 use crate::core::pick::{Pick, Picked};
 use crate::core::states::Reason;
 use crate::engine::ledger::{DispatchLedger, LedgerError};
@@ -28,6 +28,8 @@ const ASK_SOON: TimeDelta = TimeDelta::milliseconds(50);
 pub(super) struct Outcome {
     pub(super) granted: usize,
     pub(super) refused: usize,
+    /// Jobs whose callees may not be called before a date.
+    pub(super) parks: Vec<Park>,
 }
 
 impl<L: DispatchLedger> Dispatch<L> {
@@ -37,13 +39,18 @@ impl<L: DispatchLedger> Dispatch<L> {
         state: &mut State,
         world: &World,
         now: DateTime<Utc>,
-        picked: Picked,
+        mut picked: Picked,
         windows: &HashMap<JobNo, DateTime<Utc>>,
         waits: &mut Waits,
     ) -> Result<Outcome, LedgerError> {
         let mut outcome = Outcome::default();
         if picked.picks.is_empty() {
             return Ok(outcome);
+        }
+        for pick in &mut picked.picks {
+            let class = state.classes.class(pick.class_no);
+            pick.ask.recipient =
+                class.and_then(|class| world.recipients(class, pick.plan.brand.as_ref(), now));
         }
         let asks: Vec<_> = picked.picks.iter().map(|p| p.ask.clone()).collect();
         let (began, asked_at, steps) = (clock::monotonic(), clock::uptime(), self.tenure.steps());
@@ -88,6 +95,14 @@ impl<L: DispatchLedger> Dispatch<L> {
                 SlotAnswer::None { job_no, why, next_at } => {
                     let Some(pick) = asked.remove(&job_no) else { continue };
                     outcome.refused += 1;
+                    if let (NoSlot::RecipientLimit, Some(at)) = (why, next_at) {
+                        outcome.parks.push(Park {
+                            job_no,
+                            reason: Reason::RecipientLimit,
+                            until: ParkedUntil::Date(at),
+                            class_no: None,
+                        });
+                    }
                     state.refused(&pick, why, next_at, now, waits);
                 }
             }
@@ -141,7 +156,12 @@ impl State {
             }
             NoSlot::NoLimits => waits.set(pick.class_no, Reason::PoolUnknown, None),
             // The world is about to change, or somebody else was first: the next pass knows more.
-            NoSlot::Stale | NoSlot::AccountPaused | NoSlot::Sticky | NoSlot::Expired => {}
+            // A job whose callee was called too lately waits for its own date.
+            NoSlot::Stale
+            | NoSlot::AccountPaused
+            | NoSlot::Sticky
+            | NoSlot::Expired
+            | NoSlot::RecipientLimit => {}
         }
     }
 }

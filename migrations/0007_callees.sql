@@ -1,0 +1,133 @@
+-- What is kept of callees: who must not be called, and when each was called.
+
+-- Opt-outs, and every other phone that must not be called. Whoever adds one holds the stop lock as it commits: nothing is
+-- authorised to that phone after it. Kept as numbers, for there may be tens of millions.
+create table outdial.suppressions (
+    phone bigint not null,                          -- E.164 without its +
+    scope text not null default '',                 -- '': whoever calls; 'brand:X'; 'campaign:X'
+    added_at timestamptz not null default clock_timestamp(),
+    source_no int not null,
+    primary key (phone, scope)
+);
+
+-- Whole ranges, by how their numbers begin. Few.
+create table outdial.suppressed_prefixes (
+    prefix text not null check (prefix ~ '^\+[1-9][0-9]{0,14}$'),
+    scope text not null default '',
+    added_at timestamptz not null default clock_timestamp(),
+    source_no int not null,
+    primary key (prefix, scope)
+);
+
+-- Where they come from, as whoever added them said.
+create table outdial.suppression_sources (
+    source_no int generated always as identity primary key,
+    source text not null unique
+);
+
+-- How a number may begin: +1, +14, +141, …
+create function outdial.beginnings(p_phone text) returns text[] language sql immutable as
+$$ select array_agg(left(p_phone, n)) from generate_series(2, length(p_phone)) n $$;
+
+create function outdial.source_no(p_source text) returns int language plpgsql as $$
+declare
+    v_no int;
+begin
+    select source_no into v_no from outdial.suppression_sources where source = p_source;
+    if v_no is null then
+        insert into outdial.suppression_sources (source) values (p_source) on conflict do nothing;
+        select source_no into v_no from outdial.suppression_sources where source = p_source;
+    end if;
+    return v_no;
+end $$;
+
+-- Answers how many are new. The lock is taken last: a large import must not keep calls waiting while it writes, and nobody
+-- who holds the lock ever wants a row of these tables.
+create function outdial.suppress(p_phone bigint[], p_scope text[], p_source text) returns int language plpgsql as $$
+declare
+    v_source int := outdial.source_no(p_source);
+    v_n int;
+begin
+    insert into outdial.suppressions (phone, scope, source_no)
+    select distinct a.phone, a.scope, v_source from unnest(p_phone, p_scope) a(phone, scope) order by 1, 2
+    on conflict do nothing;
+    get diagnostics v_n = row_count;
+    perform outdial.stop_lock();
+    return v_n;
+end $$;
+
+create function outdial.suppress_prefixes(p_prefix text[], p_scope text[], p_source text) returns int language plpgsql as $$
+declare
+    v_source int := outdial.source_no(p_source);
+    v_n int;
+begin
+    insert into outdial.suppressed_prefixes (prefix, scope, source_no)
+    select distinct a.prefix, a.scope, v_source from unnest(p_prefix, p_scope) a(prefix, scope) order by 1, 2
+    on conflict do nothing;
+    get diagnostics v_n = row_count;
+    perform outdial.stop_lock();
+    return v_n;
+end $$;
+
+-- When phones were called, by whom: kept while some rule caps that. The slots of POSTs that were sent or may have been, and of
+-- those about to be, oldest first; of the last 31 days, 100 at most.
+create table outdial.recipients (
+    phone bigint not null,                          -- E.164 without its +
+    scope text not null,                            -- 'brand:X'; without a brand 'campaign:X'
+    slots timestamptz[] not null,
+    primary key (phone, scope)
+) with (fillfactor = 70);
+
+-- Windows of caps are judged this much wider than they are: a POST whose answer is waited for may arrive as late as this, and
+-- clocks step. They are hours long.
+create function outdial.recipient_margin() returns interval language sql immutable as $$ select interval '35 seconds' $$;
+
+-- Locks the rows of callees, made where they are new, in the order of all locks.
+create function outdial.lock_recipients(p_phone bigint[], p_scope text[], p_make boolean) returns void language plpgsql as $$
+begin
+    if p_make then
+        insert into outdial.recipients (phone, scope, slots)
+        select distinct a.phone, a.scope, '{}'::timestamptz[] from unnest(p_phone, p_scope) a(phone, scope) order by 1, 2
+        on conflict do nothing;
+    end if;
+    perform 1 from outdial.recipients r
+    where (r.phone, r.scope) in (select a.phone, a.scope from unnest(p_phone, p_scope) a(phone, scope))
+    order by r.phone, r.scope for update;
+end $$;
+
+-- Takes slots out again, of calls that were never sent. Under their locks.
+create function outdial.forget_slots(p_phone bigint[], p_scope text[], p_slot timestamptz[]) returns void language sql as $$
+    update outdial.recipients r set slots = array(
+        select s from (select s, row_number() over (partition by s) nth from unnest(r.slots) s) k
+        where k.nth > (select count(*) from unnest(g.slots) x where x = k.s) order by s)
+    from (select phone, scope, array_agg(slot) slots from unnest(p_phone, p_scope, p_slot) u(phone, scope, slot) group by phone, scope) g
+    where r.phone = g.phone and r.scope = g.scope
+$$;
+
+-- Keeps slots by recipient from now on, those of the last 31 days from the records; or no more.
+create function outdial.keep_recipients(p_keep boolean) returns void language plpgsql as $$
+begin
+    if p_keep = (select keeps_recipients from outdial.control) then return; end if;
+    update outdial.control set keeps_recipients = p_keep;
+    delete from outdial.recipients;
+    if not p_keep then return; end if;
+    insert into outdial.recipients (phone, scope, slots)
+    select substr(a.phone, 2)::bigint, coalesce('brand:' || a.brand, 'campaign:' || a.campaign_id), (array_agg(a.slot order by a.slot desc))[1:100]
+    from outdial.attempts a
+    where a.submitted_at > clock_timestamp() - interval '31 days'
+    group by 1, 2;
+    update outdial.recipients r set slots = array(select s from unnest(r.slots) s order by s) where cardinality(r.slots) > 1;
+end $$;
+
+-- Drops what no cap looks at any more, of p_limit rows from p_after on; answers how far it came (null: to the end).
+create function outdial.prune_recipients(p_after bigint, p_limit int) returns bigint language plpgsql as $$
+declare
+    v_phones bigint[] := array(select r.phone from outdial.recipients r where r.phone > p_after order by r.phone limit p_limit);
+begin
+    delete from outdial.recipients r using (
+        select k.phone, k.scope from outdial.recipients k
+        where k.phone = any (v_phones) and coalesce(k.slots[cardinality(k.slots)], '-infinity') < clock_timestamp() - interval '31 days'
+        order by k.phone, k.scope for update skip locked) o
+    where r.phone = o.phone and r.scope = o.scope;
+    return case when cardinality(v_phones) = p_limit then v_phones[p_limit] end;
+end $$;

@@ -1,0 +1,252 @@
+//! Who is called, and how often: suppressions, consent, caps for each callee, retries.
+
+use std::collections::HashMap;
+use std::time::Duration;
+
+use outdial::synthflow::sandbox::LedgerEntry;
+use serde_json::{Value, json};
+
+use crate::support::stage::{
+    ANY_NUMBER, LONG, Stage, callees, job, jobs, most_in_window, numbers, sandbox_config,
+};
+use crate::support::{busy, eventually};
+
+const SOON: Duration = Duration::from_secs(20);
+
+async fn stage(rest: &str) -> Stage {
+    let stage = Stage::new(sandbox_config(&numbers(4))).await;
+    stage.route("", &format!("{ANY_NUMBER}{rest}")).await;
+    stage
+}
+
+fn phone(n: usize) -> String {
+    callees(n + 1).last().unwrap()
+}
+
+fn to<'a>(posts: &'a [LedgerEntry], phone: &str) -> Vec<&'a LedgerEntry> {
+    posts.iter().filter(|post| post.phone.as_deref() == Some(phone)).collect()
+}
+
+#[tokio::test]
+async fn a_suppressed_phone_is_refused_and_never_called() {
+    let stage =
+        stage("[[campaign]]\nid = \"spring\"\nbrand = \"acme\"\n[[campaign]]\nid = \"autumn\"\n").await;
+    let file = tempfile::Builder::new().suffix(".csv").tempfile().unwrap();
+    let listed = format!(
+        "phone,brand,campaign_id\n{},,\n{},acme,\n{},,autumn\nnonsense,,\n",
+        phone(0),
+        phone(1),
+        phone(2)
+    );
+    std::fs::write(file.path(), listed).unwrap();
+    let import = ["suppress", "import", file.path().to_str().unwrap(), "--source", "opt-outs"];
+    let (status, told) = stage.start(&import, &[]).wait(SOON).await;
+    assert!(!status.success(), "a bad line is told: {told}");
+    assert!(told.contains("3 phones, 3 new, 1 bad lines") && told.contains(":5: the phone"), "{told}");
+    assert!(!told.contains("nonsense"), "{told}");
+    assert_eq!(
+        stage.run(&["suppress", "add", "--prefix", "+1212"]).await,
+        "1 added, 0 stood there already\n"
+    );
+    let again = stage.run(&["suppress", "add", &phone(0), "--source", "again"]).await;
+    assert_eq!(again, "0 added, 1 stood there already\n");
+    let list: Value = serde_json::from_str(&stage.run(&["suppress", "list", "--json"]).await).unwrap();
+    assert_eq!(list.as_array().unwrap().len(), 4);
+    assert_eq!(
+        list[1],
+        json!({"prefix": null, "phone": phone(0), "scope": "", "source": "opt-outs", "added_at": list[1]["added_at"]})
+    );
+
+    let worker = stage.worker(&[]).await;
+    let job_of = |id: &str, campaign: &str, n: usize| job(id, campaign, &phone(n));
+    stage
+        .publish(&[
+            job_of("all", "spring", 0),
+            job_of("brand", "spring", 1),
+            job_of("other-brand", "autumn", 1),
+            job_of("campaign", "autumn", 2),
+            job_of("other-campaign", "spring", 2),
+            job("range", "spring", "+12125550142"),
+            job_of("free", "spring", 3),
+        ])
+        .await;
+    for id in ["all", "brand", "campaign", "range"] {
+        stage.stands(id, "refused", Some("suppressed")).await;
+    }
+    for id in ["other-brand", "other-campaign", "free"] {
+        stage.stands(id, "done", None).await;
+    }
+    assert_eq!(stage.posts().len(), 3);
+
+    assert_eq!(stage.run(&["suppress", "remove", &phone(0)]).await, "1 removed\n");
+    stage.publish(&[job_of("again", "spring", 0)]).await;
+    stage.stands("again", "done", None).await;
+    stage.stopped(worker).await;
+}
+
+#[tokio::test]
+async fn an_opt_out_during_a_run_holds_from_its_commit_on() {
+    let stage = stage("").await;
+    let _cores = busy().await;
+    stage.paused(&["many"]).await;
+    let (one, two) = (stage.worker(&[]).await, stage.worker(&[]).await);
+    stage.publish(&jobs("many", 600)).await;
+    stage.jobs("waiting", None, 600, LONG).await;
+    stage.resume(&["many"]).await;
+    // Those that come last by order of receipt, while the first are dialed.
+    let mut opted: HashMap<String, i64> = HashMap::new();
+    stage.posted(50, SOON).await;
+    for n in (100..600).step_by(25).rev() {
+        stage.run(&["suppress", "add", &phone(n)]).await;
+        let at = stage.count("select (extract(epoch from clock_timestamp()) * 1000000)::bigint").await;
+        opted.insert(phone(n), at);
+    }
+    let over = "select count(*) from reporting.jobs where state in ('done', 'refused')";
+    eventually(LONG, async || (stage.count(over).await == 600).then_some(())).await;
+    let after: Vec<i64> = sqlx::query_scalar(
+        "select (extract(epoch from submitted_at) * 1000000)::bigint - p.at from outdial.attempts
+         join unnest($1::text[], $2::bigint[]) p(phone, at) using (phone)",
+    )
+    .bind(opted.keys().cloned().collect::<Vec<_>>())
+    .bind(opted.values().copied().collect::<Vec<_>>())
+    .fetch_all(&stage.db)
+    .await
+    .unwrap();
+    assert!(after.iter().all(|micros| *micros <= 0), "authorised after its opt-out: {after:?}");
+    let refused = stage.count("select count(*) from reporting.jobs where reason = 'suppressed'").await;
+    assert!(refused > 0, "some were suppressed in time");
+    assert_eq!(refused as usize + after.len(), opted.len());
+    assert_eq!(stage.posts().len() as i64, 600 - refused);
+    stage.nothing_held().await;
+    stage.stopped(one).await;
+    stage.stopped(two).await;
+}
+
+#[tokio::test]
+async fn a_campaign_that_demands_consent_refuses_jobs_without() {
+    let stage = stage("[[campaign]]\nid = \"strict\"\nconsent = \"required\"\n").await;
+    let worker = stage.worker(&[]).await;
+    let mut told = job("told", "strict", &phone(0));
+    told["consent"] = json!({ "source": "form", "obtained_at": "2026-01-01T00:00:00Z" });
+    stage.publish(&[told, job("untold", "strict", &phone(1)), job("elsewhere", "easy", &phone(2))]).await;
+    stage.stands("untold", "refused", Some("consent_missing")).await;
+    stage.stands("told", "done", None).await;
+    stage.stands("elsewhere", "done", None).await;
+    assert!(to(&stage.posts(), &phone(1)).is_empty());
+    stage.stopped(worker).await;
+}
+
+#[tokio::test]
+async fn nobody_is_called_more_often_than_the_cap_allows_by_all_campaigns_of_a_brand() {
+    let campaign = |id: &str| {
+        format!(
+            "[[campaign]]\nid = \"{id}\"\nbrand = \"acme\"\nrecipient_limits = {{ per_day = 3, min_gap = \"10s\" }}\n"
+        )
+    };
+    let alone = "[[campaign]]\nid = \"alone\"\nrecipient_limits = { per_hour = 1 }\n";
+    let stage = stage(&format!("{}{}{alone}", campaign("spring"), campaign("autumn"))).await;
+    let workers = [stage.worker(&[]).await, stage.worker(&[]).await, stage.worker(&[]).await];
+    // Ten callees, six jobs for each, of two campaigns.
+    let all: Vec<Value> = (0..60)
+        .map(|i| job(&format!("j-{i}"), ["spring", "autumn"][i / 10 % 2], &phone(i % 10)))
+        .chain((0..2).map(|i| job(&format!("a-{i}"), "alone", &phone(0))))
+        .collect();
+    stage.publish(&all).await;
+    // The first of each at once; the others wait for a date that is true: the gap, and 35 s for what may arrive late.
+    stage.posted(11, SOON).await;
+    stage.jobs("waiting", Some("recipient_limit"), 51, SOON).await;
+    let dated = "select count(*) from reporting.jobs where reason = 'recipient_limit' and due_at is not null";
+    eventually(SOON, async || (stage.count(dated).await == 51).then_some(())).await;
+    let posts = stage.posted(31, Duration::from_secs(150)).await;
+    stage.jobs("waiting", Some("recipient_limit"), 31, SOON).await;
+    assert_eq!(posts.len(), 31);
+    for n in 0..10 {
+        let arrivals = to(&posts, &phone(n)).into_iter().map(|post| post.at_us.unsigned_abs());
+        let (alone, most) = (usize::from(n == 0), arrivals.clone().count());
+        assert_eq!(most, 3 + alone, "{n}");
+        assert!(most_in_window(arrivals, 10) <= 1 + alone, "{n}");
+    }
+    let tomorrow = stage
+        .count(
+            "select count(*) from reporting.jobs where reason = 'recipient_limit' and campaign_id <> 'alone'
+             and due_at > now() + interval '23 hours'",
+        )
+        .await;
+    assert_eq!(tomorrow, 30);
+    stage.jobs("done", None, 31, LONG).await;
+    for worker in workers {
+        stage.stopped(worker).await;
+    }
+    stage.nothing_held().await;
+}
+
+#[tokio::test]
+async fn a_new_cap_counts_the_calls_that_were_made_before_it() {
+    let stage = stage("").await;
+    let worker = stage.worker(&[]).await;
+    stage.publish(&[job("before", "spring", &phone(0)), job("other", "autumn", &phone(1))]).await;
+    stage.jobs("done", None, 2, SOON).await;
+    stage
+        .route(
+            "",
+            &format!("{ANY_NUMBER}[[campaign]]\nid = \"spring\"\nrecipient_limits = {{ per_day = 1 }}\n"),
+        )
+        .await;
+    stage.publish(&[job("again", "spring", &phone(0)), job("first", "spring", &phone(1))]).await;
+    stage.stands("first", "done", None).await;
+    let due = stage.stands("again", "waiting", Some("recipient_limit")).await.unwrap();
+    assert!(due > outdial::clock::wall() + chrono::TimeDelta::hours(23));
+    // Without the cap it is free at once, not tomorrow.
+    stage.route("", ANY_NUMBER).await;
+    stage.stands("again", "done", None).await;
+    stage.stopped(worker).await;
+}
+
+#[tokio::test]
+async fn the_policy_decides_who_is_called_again_and_when_it_is_over() {
+    let mut config = sandbox_config(&numbers(4));
+    let outcomes = ["no-answer", "busy", "completed", "hangup_on_voicemail"];
+    config.script.outcomes_by_phone =
+        outcomes.iter().enumerate().map(|(n, outcome)| (phone(n), (*outcome).to_owned())).collect();
+    let stage = Stage::new(config).await;
+    let policy = "[[rule]]\nname = \"any\"\nsticky = true\n[[campaign]]\nid = \"spring\"\n\
+                  retry = { max_attempts = 3, on = { no_answer = \"10s\", busy = \"1d\" } }\n";
+    stage.route("", policy).await;
+    let worker = stage.worker(&[]).await;
+    let all: Vec<Value> = (0..4).map(|n| job(outcomes[n], "spring", &phone(n))).collect();
+    let mut short = job("short", "spring", &phone(1));
+    short["expires_at"] = json!(outdial::clock::wall() + chrono::TimeDelta::hours(2));
+    stage.publish(&all).await;
+    stage.publish(&[short]).await;
+    stage.stands("completed", "done", None).await;
+    stage.stands("hangup_on_voicemail", "done", None).await;
+    stage.stands("short", "done", None).await;
+    let due = stage.stands("busy", "waiting", Some("retry")).await.unwrap();
+    assert!(due > outdial::clock::wall() + chrono::TimeDelta::hours(23), "{due}");
+    stage.stands("no-answer", "waiting", Some("retry")).await;
+    stage.stands("no-answer", "done", None).await;
+    let posts = stage.posts();
+    let rung = to(&posts, &phone(0));
+    assert_eq!(rung.len(), 3, "placed three times, and no more");
+    assert!(
+        rung.windows(2).all(|pair| pair[1].at_us - pair[0].at_us >= 10_000_000),
+        "each 10 s after the last's end"
+    );
+    assert!(
+        rung.windows(2).all(|pair| pair[1].from_phone_number == pair[0].from_phone_number),
+        "from the same number"
+    );
+    let story: Vec<(i16, String, Option<String>)> = sqlx::query_as(
+        "select attempt_no, state, disposition from reporting.calls where job_id = 'no-answer' order by 1",
+    )
+    .fetch_all(&stage.db)
+    .await
+    .unwrap();
+    let ended = |n| (n, "ended".to_owned(), Some("no_answer".to_owned()));
+    assert_eq!(story, [ended(1), ended(2), ended(3)]);
+    // One that waits for a retry is canceled as any other; it has been done all the same.
+    stage.run(&["campaign", "cancel", "spring"]).await;
+    stage.stands("busy", "canceled", Some("canceled")).await;
+    stage.nothing_held().await;
+    stage.stopped(worker).await;
+}
