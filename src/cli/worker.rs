@@ -154,7 +154,7 @@ impl Running {
     async fn start(config: &Config, dry_run: bool, stop: CancellationToken) -> Result<Self, Failure> {
         let (health, metrics) = (Health::new(), Arc::new(Metrics::new()));
         let server = Server::bind(&config.http, health.clone(), Arc::clone(&metrics)).await?;
-        let webhooks = server.webhooks();
+        let (webhooks, api) = (server.webhooks(), server.api());
         let keepers = TaskTracker::new();
         let keepers_stop = CancellationToken::new();
         let serve_stop = keepers_stop.clone();
@@ -166,6 +166,7 @@ impl Running {
 
         let pool = connect(config, Purpose::Steps, store::PATIENCE_AT_START).await?;
         demand_schema(&pool, store::PATIENCE_AT_START).await?;
+        api.open(pool.clone());
         let target = broker::Target::parse(config.amqp.url()?)?;
         broker::prepare(&target, config.amqp.declare, store::PATIENCE_AT_START).await?;
 

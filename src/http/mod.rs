@@ -1,6 +1,7 @@
-//! What the worker serves: liveness, readiness, metrics, and the provider's webhooks. Nothing here needs a token: the
-//! former only read, the latter are signed.
+//! What the worker serves: liveness, readiness, metrics, the provider's webhooks, and the API. Only the last needs a token:
+//! the others only read, or are signed.
 
+mod api;
 mod webhook;
 
 use std::net::SocketAddr;
@@ -11,10 +12,12 @@ use axum::http::{StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use axum::routing::get;
 use axum::{Json, Router};
+use secrecy::SecretString;
 use serde::Serialize;
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 
+pub use api::Api;
 pub use webhook::{Door, Webhooks};
 
 use crate::config::Http;
@@ -39,6 +42,8 @@ pub struct Server {
     address: SocketAddr,
     parts: Parts,
     webhooks: Webhooks,
+    api: Api,
+    api_token: Option<SecretString>,
     /// Where webhooks have a port of their own.
     webhook_listener: Option<TcpListener>,
 }
@@ -64,7 +69,13 @@ impl Server {
             None => None,
         };
         let webhooks = Webhooks::default();
-        Ok(Self { listener, address, parts: Parts { health, metrics }, webhooks, webhook_listener })
+        let (parts, api, api_token) = (Parts { health, metrics }, Api::default(), config.api_token.clone());
+        Ok(Self { listener, address, parts, webhooks, api, api_token, webhook_listener })
+    }
+
+    /// Closed until the worker has its database.
+    pub fn api(&self) -> Api {
+        self.api.clone()
     }
 
     /// Closed until the worker knows its accounts.
@@ -82,7 +93,7 @@ impl Server {
     /// [`HttpError::Serve`].
     pub async fn serve(self, stop: CancellationToken) -> Result<(), HttpError> {
         let hooks = webhook::router(self.webhooks, Arc::clone(&self.parts.metrics));
-        let pages = router(self.parts);
+        let pages = router(self.parts).merge(api::router(self.api, self.api_token));
         let apart = self.webhook_listener.as_ref().and_then(|listener| listener.local_addr().ok());
         tracing::info!(http.listen = %self.address, webhook.listen = apart.map(tracing::field::display), "serving health and metrics");
         match self.webhook_listener {

@@ -49,7 +49,7 @@ async fn hook(stage: &Stage, env: &[(&str, &str)]) -> (Outdial, String) {
 }
 
 /// POSTs as anybody could; gives the status.
-async fn post(address: &str, path: &str, headers: &str, body: &[u8]) -> u16 {
+pub async fn post(address: &str, path: &str, headers: &str, body: &[u8]) -> u16 {
     let mut stream = TcpStream::connect(address).await.unwrap();
     let head = format!("POST {path} HTTP/1.0\r\ncontent-length: {}\r\n{headers}\r\n", body.len());
     stream.write_all(head.as_bytes()).await.unwrap();

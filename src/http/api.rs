@@ -1,0 +1,159 @@
+//! `/api/v1`: what programs may ask and tell. Each answer that is no success is a problem document (RFC 9457).
+
+use std::sync::{Arc, OnceLock};
+
+use axum::body::Bytes;
+use axum::extract::{DefaultBodyLimit, State};
+use axum::http::{HeaderMap, StatusCode, header};
+use axum::response::{IntoResponse, Response};
+use axum::routing::post;
+use axum::{Json, Router};
+use secrecy::{ExposeSecret, SecretString};
+use serde::Deserialize;
+use serde_json::json;
+use sha2::{Digest, Sha256};
+
+use crate::core::ids::{Brand, CampaignId};
+use crate::core::suppression::{Prefix, Scope, Suppressed, listed_phone};
+use crate::store::{Pool, suppressions};
+
+const BODY_BYTES_MAX: usize = 16 << 10;
+const SOURCE_CHARS_MAX: usize = 200;
+
+/// The API, once the worker has its database.
+#[derive(Debug, Clone, Default)]
+pub struct Api(Arc<OnceLock<Pool>>);
+
+impl Api {
+    /// From here on it answers; once.
+    pub fn open(&self, pool: Pool) {
+        drop(self.0.set(pool));
+    }
+}
+
+#[derive(Debug, Clone)]
+struct Parts {
+    api: Api,
+    /// `OUTDIAL_API_TOKEN`
+    token: Option<SecretString>,
+}
+
+pub(super) fn router(api: Api, token: Option<SecretString>) -> Router {
+    Router::new()
+        .route("/api/v1/suppressions", post(suppress))
+        .layer(DefaultBodyLimit::max(BODY_BYTES_MAX))
+        .with_state(Parts { api, token })
+}
+
+/// Why a request was not done.
+#[derive(Debug)]
+struct Problem {
+    status: StatusCode,
+    detail: String,
+}
+
+impl Problem {
+    fn new(status: StatusCode, detail: impl Into<String>) -> Self {
+        Self { status, detail: detail.into() }
+    }
+}
+
+impl IntoResponse for Problem {
+    fn into_response(self) -> Response {
+        let title = self.status.canonical_reason().unwrap_or("refused");
+        let body = json!({ "title": title, "status": self.status.as_u16(), "detail": self.detail });
+        let mut response = (self.status, body.to_string()).into_response();
+        let kind = header::HeaderValue::from_static("application/problem+json");
+        response.headers_mut().insert(header::CONTENT_TYPE, kind);
+        if self.status == StatusCode::UNAUTHORIZED {
+            response
+                .headers_mut()
+                .insert(header::WWW_AUTHENTICATE, header::HeaderValue::from_static("Bearer"));
+        }
+        response
+    }
+}
+
+/// Whoever has no token may do nothing, also where none is set.
+fn admit(parts: &Parts, headers: &HeaderMap) -> Result<Pool, Problem> {
+    let Some(token) = &parts.token else {
+        return Err(Problem::new(
+            StatusCode::UNAUTHORIZED,
+            "no token is set: start the worker with OUTDIAL_API_TOKEN",
+        ));
+    };
+    let given = headers.get(header::AUTHORIZATION).and_then(|value| value.to_str().ok());
+    let given = given.and_then(|value| value.split_once(' '));
+    let given =
+        given.filter(|(scheme, _)| scheme.eq_ignore_ascii_case("bearer")).map(|(_, token)| token.trim());
+    // Digests, so that how long a comparison takes says nothing of the token.
+    let digest = |text: &str| Sha256::digest(text.as_bytes());
+    if given.is_none_or(|given| digest(given) != digest(token.expose_secret())) {
+        return Err(Problem::new(
+            StatusCode::UNAUTHORIZED,
+            "the bearer token must be the one of OUTDIAL_API_TOKEN",
+        ));
+    }
+    parts
+        .api
+        .0
+        .get()
+        .cloned()
+        .ok_or_else(|| Problem::new(StatusCode::SERVICE_UNAVAILABLE, "the worker is starting"))
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Suppress {
+    phone: Option<String>,
+    prefix: Option<String>,
+    brand: Option<String>,
+    campaign_id: Option<String>,
+    source: Option<String>,
+}
+
+impl Suppress {
+    fn meant(self) -> Result<(Suppressed, Scope, String), String> {
+        let what = match (&self.phone, &self.prefix) {
+            (Some(phone), None) => {
+                listed_phone(phone, None).map(Suppressed::Phone).map_err(|why| format!("phone {why}"))?
+            }
+            (None, Some(prefix)) => {
+                Prefix::parse(prefix).map(Suppressed::Prefix).map_err(|why| format!("prefix {why}"))?
+            }
+            _ => return Err("must have either phone or prefix".to_owned()),
+        };
+        let scope = match (&self.brand, &self.campaign_id) {
+            (None, None) => Scope::Everywhere,
+            (Some(brand), None) => Scope::Brand(Brand::parse(brand).map_err(|why| format!("brand {why}"))?),
+            (None, Some(id)) => {
+                Scope::Campaign(CampaignId::parse(id).map_err(|why| format!("campaign_id {why}"))?)
+            }
+            (Some(_), Some(_)) => return Err("may have brand or campaign_id, not both".to_owned()),
+        };
+        let source = self.source.unwrap_or_else(|| "api".to_owned());
+        if source.is_empty()
+            || source.chars().count() > SOURCE_CHARS_MAX
+            || source.chars().any(char::is_control)
+        {
+            return Err(format!(
+                "source must be 1 to {SOURCE_CHARS_MAX} characters, none of them a control character"
+            ));
+        }
+        Ok((what, scope, source))
+    }
+}
+
+/// 201 where it is new, 200 where it stood there already; either way it holds once this is answered.
+async fn suppress(State(parts): State<Parts>, headers: HeaderMap, body: Bytes) -> Result<Response, Problem> {
+    let pool = admit(&parts, &headers)?;
+    let bad = |why: String| Problem::new(StatusCode::BAD_REQUEST, why);
+    let asked: Suppress = serde_json::from_slice(&body).map_err(|why| bad(format!("the body: {why}")))?;
+    let (what, scope, source) = asked.meant().map_err(bad)?;
+    let added = suppressions::add(&pool, &what, &scope, &source).await.map_err(|error| {
+        tracing::warn!(%error, "api.suppressions.failed");
+        Problem::new(StatusCode::SERVICE_UNAVAILABLE, "the database did not take it; try again")
+    })?;
+    let status = if added { StatusCode::CREATED } else { StatusCode::OK };
+    Ok((status, Json(json!({ "added": added }))).into_response())
+}
