@@ -15,6 +15,8 @@ create table outdial.control (
     kill_switch boolean not null default false,
     -- Some rule caps the calls to one phone: slots are kept by recipient.
     keeps_recipients boolean not null default false,
+    -- A number is quarantined when the provider has shown another in its place.
+    quarantines_mismatched boolean not null default false,
     changed_at timestamptz not null default now()
 );
 insert into outdial.control default values;

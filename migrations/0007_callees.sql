@@ -95,6 +95,14 @@ begin
     order by r.phone, r.scope for update;
 end $$;
 
+-- When a callee may be called again, as far as caps say; null: now.
+create function outdial.called_again_at(p_phone text, p_scope text, p_calls int[], p_seconds int[], p_slack interval) returns timestamptz
+language sql stable as $$
+    select max(k.slots[cardinality(k.slots) + 1 - c.calls] + make_interval(secs => c.seconds)) + p_slack + outdial.recipient_margin()
+    from outdial.recipients k cross join unnest(p_calls, p_seconds) c(calls, seconds)
+    where k.phone = substr(p_phone, 2)::bigint and k.scope = p_scope
+$$;
+
 -- Takes slots out again, of calls that were never sent. Under their locks.
 create function outdial.forget_slots(p_phone bigint[], p_scope text[], p_slot timestamptz[]) returns void language sql as $$
     update outdial.recipients r set slots = array(
@@ -130,4 +138,25 @@ begin
         order by k.phone, k.scope for update skip locked) o
     where r.phone = o.phone and r.scope = o.scope;
     return case when cardinality(v_phones) = p_limit then v_phones[p_limit] end;
+end $$;
+
+-- Of these calls, those that the provider has placed from another number than was chosen: the number chosen, quarantined where
+-- the rules say so. A statement of its own: who stops a number takes other locks first than who writes an end.
+create function outdial.mismatched(p_attempt uuid[], p_events text[]) returns table (number text, quarantined boolean)
+language plpgsql as $$
+#variable_conflict use_column
+declare
+    r record;
+    v_quarantines boolean := (select quarantines_mismatched from outdial.control);
+begin
+    for r in
+        select a.from_phone_number as number, n.state in ('active', 'warming') as is_used
+        from outdial.attempts a left join outdial.numbers n on n.number = a.from_phone_number
+        where a.attempt_id = any (p_attempt) and a.caller_id_verified = false order by 1
+    loop
+        if v_quarantines and r.is_used then
+            perform outdial.set_number(r.number, 'quarantined', 'caller_id_mismatch', p_events);
+        end if;
+        return query select r.number, v_quarantines;
+    end loop;
 end $$;

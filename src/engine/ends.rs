@@ -58,6 +58,23 @@ pub trait EndsLedger: Send + Sync + 'static {
     fn overdue(&self, live_max: Duration, max: usize) -> impl Future<Output = Answer<Vec<AttemptId>>> + Send;
     /// Writes ends down and frees their places; gives the attempts of which that was news.
     fn finish(&self, ends: &[End]) -> impl Future<Output = Answer<Vec<AttemptId>>> + Send;
+    /// Which of these calls the provider has placed from another number than was chosen: complains, quarantines where the
+    /// rules say so, and gives how many.
+    fn mismatched(&self, ended: &[AttemptId]) -> impl Future<Output = Answer<usize>> + Send;
+}
+
+/// Writes ends down, and looks at the numbers that were shown; gives how many were news. Shared by all who learn of ends.
+///
+/// # Errors
+/// The ledger's; running it again changes nothing.
+pub async fn write_down<L: EndsLedger>(ledger: &L, ends: &[End]) -> Answer<usize> {
+    let news = ledger.finish(ends).await?.len();
+    let told: Vec<AttemptId> =
+        ends.iter().filter(|end| end.from_reported.is_some()).map(|end| end.attempt).collect();
+    if !told.is_empty() {
+        ledger.mismatched(&told).await?;
+    }
+    Ok(news)
 }
 
 /// Lengths of time, from the configuration.
@@ -166,7 +183,7 @@ impl<L: EndsLedger, P: ReadsCalls, D: Duties> EndsStage<L, P, D> {
         let overdue = self.ledger.overdue(self.terms.live_max, BATCH_MAX).await?;
         if !overdue.is_empty() {
             let ends: Vec<End> = overdue.into_iter().map(End::unknown).collect();
-            let calls = self.ledger.finish(&ends).await?.len();
+            let calls = write_down(&self.ledger, &ends).await?;
             tracing::warn!(calls, "calls whose end nobody learned gave their places back");
         }
         let open = self.ledger.open(&self.account, OPEN_MAX).await?;
@@ -318,7 +335,7 @@ impl<L: EndsLedger, P: ReadsCalls, D: Duties> Look<'_, L, P, D> {
 
     async fn finish(&self, ends: &[End]) -> Result<(), Stop> {
         for batch in ends.chunks(BATCH_MAX) {
-            let calls = self.stage.ledger.finish(batch).await?.len();
+            let calls = write_down(&self.stage.ledger, batch).await?;
             tracing::debug!(account = %self.stage.account, model_id = %self.model, calls, "calls have ended");
         }
         Ok(())

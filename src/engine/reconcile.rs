@@ -16,7 +16,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::accounts::AccountKeys;
 use super::duty::{Duties, Duty};
-use super::ends::EndsLedger;
+use super::ends::{EndsLedger, write_down};
 use super::pace::Pace;
 use super::ports::LedgerError;
 use super::provider::{ReadsCalls, ReadsPools};
@@ -103,7 +103,7 @@ pub async fn learn<L: EvidenceLedger>(ledger: &L, account: &AccountName, found: 
         );
     }
     if let Some(end) = &found.end {
-        ledger.finish(std::slice::from_ref(end)).await?;
+        write_down(ledger, std::slice::from_ref(end)).await?;
     }
     Ok(())
 }

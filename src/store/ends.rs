@@ -78,4 +78,19 @@ impl EndsLedger for Ledger {
         failpoint::at(Point::AfterFinish).await?;
         Ok(news.into_iter().map(AttemptId).collect())
     }
+
+    async fn mismatched(&self, ended: &[AttemptId]) -> Result<usize, LedgerError> {
+        let rows = sqlx::query("select number, quarantined from outdial.mismatched($1, $2)")
+            .bind(ended.iter().map(|attempt| attempt.0).collect::<Vec<Uuid>>())
+            .bind(self.events())
+            .fetch_all(&self.pool)
+            .await
+            .map_err(ledger_error)?;
+        for row in &rows {
+            let number = super::dispatch::number(row.get(0))?;
+            let quarantined: bool = row.get(1);
+            tracing::error!(number.masked = %number.masked(), number.quarantined = quarantined, "call.caller_id_mismatch");
+        }
+        Ok(rows.len())
+    }
 }

@@ -13,7 +13,7 @@ use sqlx::{PgConnection, PgPool, Row};
 
 use crate::core::ids::{AccountName, CampaignId, RoutingVersion};
 use crate::core::phone::{E164, place_of};
-use crate::core::rules::{Compiled, Limits, Retry, Settings};
+use crate::core::rules::{Compiled, Limits, OnMismatch, Retry, Settings};
 
 type Answer<T> = Result<T, sqlx::Error>;
 
@@ -81,8 +81,10 @@ pub async fn apply(pool: &PgPool, source: &str, settings: Settings, by: &str) ->
     .bind(Json(rules.settings()))
     .execute(&mut *transaction)
     .await?;
-    sqlx::query("update outdial.control set routing_version = $1")
+    let on_mismatch = rules.settings().defaults.caller_id_mismatch;
+    sqlx::query("update outdial.control set routing_version = $1, quarantines_mismatched = $2")
         .bind(version.0)
+        .bind(on_mismatch == OnMismatch::Quarantine)
         .execute(&mut *transaction)
         .await?;
     sqlx::query("select outdial.raise_epoch()").execute(&mut *transaction).await?;

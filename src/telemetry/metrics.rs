@@ -142,6 +142,8 @@ metrics! {
     // After the call.
     calls_ended: Family<ByDisposition, Counter> = "calls_ended",
         "Ends of calls learned, by disposition; unknown: nobody knows how", Family::default();
+    caller_id_mismatches: Counter = "caller_id_mismatches",
+        "Calls that the provider has placed from another number than was chosen", Counter::default();
     polls: Family<ByPoll, Counter> = "polls",
         "Looks for the ends of calls, by request (list: a page of the provider's list; call: one call) and result",
         Family::default();

@@ -28,6 +28,10 @@ const IN_TROUBLE: &[(&str, &str)] = &[
     ("draining", "http::tests::it_tells_how_the_worker_stands_and_stops_when_asked"),
     ("reconciled", "it reconcile::calls_whose_answers_were_lost_are_found_by_our_id_and_never_dialed_again"),
     ("webhooks", "it webhooks::what_is_no_webhook_is_refused_and_counted"),
+    (
+        "caller_id_mismatches",
+        "it callees::a_number_that_the_provider_does_not_show_is_told_and_quarantined_where_the_rules_say_so",
+    ),
     ("places_drift", "it reconcile::places_that_were_miscounted_are_found_and_put_right"),
     ("late_sends", "it limits::a_call_that_left_late_keeps_the_next_at_a_distance"),
 ];

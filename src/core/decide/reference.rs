@@ -14,7 +14,8 @@ use crate::core::ids::{CampaignId, RoutingVersion};
 use crate::core::phone::place_of;
 use crate::core::place::Region;
 use crate::core::rules::{
-    CallingRules, CampaignSettings, Compiled, Defaults, Limits, Match, NumberSettings, Settings, Use,
+    CallingRules, CampaignSettings, Compiled, Defaults, Limits, Match, NumberSettings, OnMismatch, Settings,
+    Use,
 };
 use crate::core::states::NumberState;
 
@@ -245,6 +246,7 @@ pub(crate) fn settings() -> impl Generator<Value = Settings> {
                 number_limits: Limits::UNLIMITED,
                 no_route,
                 calling_rules: CallingRules::None,
+                caller_id_mismatch: OnMismatch::Report,
             },
             calling_rules: Vec::new(),
             agents: Vec::new(),
@@ -349,7 +351,8 @@ proptest! {
     ) {
         let sticky = sticky.map(number);
         let said = explain(&Question {
-            world: &world, class: &class, now: DateTime::UNIX_EPOCH, not_before: None, zones: &[], sticky: sticky.as_ref(),
+            world: &world, class: &class, now: DateTime::UNIX_EPOCH, not_before: None,
+            callee: Callee { suppressed: &[], consented: false }, again_at: None, zones: &[], sticky: sticky.as_ref(),
             draw, usage: &|n| uses[n], figures: &|_| None,
         });
         match decide(&world, &class) {

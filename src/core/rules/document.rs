@@ -62,7 +62,7 @@ fn read_root(mut root: Section) -> Settings {
     let campaigns = entries(root.get("campaign"), "id", read_campaign, |campaign| campaign.id.clone());
     let rules = entries(root.get("rule"), "name", read_rule, |rule| rule.name.clone());
     let calling_rules =
-        list(root.get("calling_rule"), |f| f.table().and_then(|section| read_calling_rule(&f, section)));
+        list(root.get("calling_rule"), |f| f.table().and_then(|section| read_calling_rule(f, section)));
     root.finish();
     Settings { defaults, agents, numbers, campaigns, rules, calling_rules }
 }
@@ -102,8 +102,14 @@ fn read_defaults(mut section: Section) -> Defaults {
     let number_limits = read_limits(section.get("number_limits"));
     let no_route = section.get("no_route").and_then(|f| f.word(NoRoute::ALL)).unwrap_or(NoRoute::Hold);
     let calling_rules = word_or(section.get("calling_rules"), CallingRules::ALL, CallingRules::None);
+    let caller_id_mismatch = word_or(section.get("caller_id_mismatch"), OnMismatch::ALL, OnMismatch::Report);
     section.finish();
-    Defaults { number_limits, no_route, calling_rules: calling_rules.unwrap_or(CallingRules::None) }
+    Defaults {
+        number_limits,
+        no_route,
+        calling_rules: calling_rules.unwrap_or_default(),
+        caller_id_mismatch: caller_id_mismatch.unwrap_or_default(),
+    }
 }
 
 fn read_agent(section: &mut Section, _: usize) -> Option<AgentSettings> {

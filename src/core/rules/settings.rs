@@ -96,7 +96,9 @@ words!(
 
 words!(
     /// Whether jobs of a campaign must tell of the callee's consent.
+    #[derive(Default)]
     ConsentPolicy {
+        #[default]
         Optional = "optional",
         Required = "required",
     }
@@ -128,11 +130,25 @@ impl RecipientLimits {
 
 words!(
     /// Whose hours and caps hold for a callee.
+    #[derive(Default)]
     CallingRules {
+        #[default]
         /// Only the campaign's own.
         None = "none",
         /// The legal ones of the callee's place too.
         Standard = "standard",
+    }
+);
+
+words!(
+    /// What is done when the provider has called from another number than was chosen.
+    #[derive(Default)]
+    OnMismatch {
+        #[default]
+        /// An event, a metric, and `caller_id_verified` in the record.
+        Report = "report",
+        /// That, and the number that was chosen is quarantined.
+        Quarantine = "quarantine",
     }
 );
 
@@ -144,12 +160,6 @@ pub struct Retry {
     pub max_attempts: u32,
     /// After calls that ended so, and how many seconds after their end was learned. Others end the job.
     pub on: BTreeMap<Disposition, u64>,
-}
-
-impl Default for ConsentPolicy {
-    fn default() -> Self {
-        Self::Optional
-    }
 }
 
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -174,17 +184,20 @@ pub struct Settings {
 pub struct Defaults {
     pub number_limits: Limits,
     pub no_route: NoRoute,
-    #[serde(default = "no_calling_rules")]
+    #[serde(default)]
     pub calling_rules: CallingRules,
-}
-
-fn no_calling_rules() -> CallingRules {
-    CallingRules::None
+    #[serde(default)]
+    pub caller_id_mismatch: OnMismatch,
 }
 
 impl Default for Defaults {
     fn default() -> Self {
-        Self { number_limits: Limits::UNLIMITED, no_route: NoRoute::Hold, calling_rules: CallingRules::None }
+        Self {
+            number_limits: Limits::UNLIMITED,
+            no_route: NoRoute::Hold,
+            calling_rules: CallingRules::None,
+            caller_id_mismatch: OnMismatch::Report,
+        }
     }
 }
 
