@@ -126,6 +126,9 @@ pub trait UpkeepLedger: Send + Sync + 'static {
     fn give_up_in_vain(&self, after: Duration, limit: u32) -> impl Future<Output = Answer<u32>> + Send;
     /// Forgets which number callees knew whose time is over.
     fn prune_sticky(&self, limit: u32) -> impl Future<Output = Answer<u32>> + Send;
+    /// Forgets calls to callees that no cap counts any more, of some phones after the given one; gives how far it came
+    /// (`None`: to the end).
+    fn prune_recipients(&self, after: i64, limit: u32) -> impl Future<Output = Answer<Option<i64>>> + Send;
     /// Drops grants that no window looks at any more, of some things after the given one; gives how far it came.
     fn prune_grants(&self, after: i32) -> impl Future<Output = Answer<Option<i32>>> + Send;
 }

@@ -45,6 +45,7 @@ impl<L: UpkeepLedger + Duties + Clone> Upkeep<L> {
             judged: None,
             judging: None,
             pruned: clock::monotonic(),
+            recipients: 0,
             pruning: None,
         };
         let mut duty = Duty::new(self.ledger.as_ref().clone(), "upkeep", DUTY);
@@ -96,6 +97,7 @@ impl<L: UpkeepLedger + Duties + Clone> Upkeep<L> {
                 // Their own account's search does it, where a worker has that account.
                 chunks("give_up", || self.ledger.give_up_in_vain(self.in_vain, CHUNK)).await;
                 chunks("prune_sticky", || self.ledger.prune_sticky(CHUNK)).await;
+                self.prune_recipients(known).await;
                 0
             }
         };
@@ -104,6 +106,20 @@ impl<L: UpkeepLedger + Duties + Clone> Upkeep<L> {
             failed("prune_grants", &error);
             None
         });
+    }
+
+    /// Some of the callees, from where it was left the last time.
+    async fn prune_recipients(&self, known: &mut Known) {
+        for _ in 0..CHUNKS_MAX {
+            match self.ledger.prune_recipients(known.recipients, CHUNK).await {
+                Ok(Some(upto)) => known.recipients = upto,
+                Ok(None) => {
+                    known.recipients = 0;
+                    return;
+                }
+                Err(error) => return failed("prune_recipients", &error),
+            }
+        }
     }
 
     /// Walks once over the jobs that wait for a window, whenever the rules have changed: those that still have to wait
@@ -139,6 +155,8 @@ struct Known {
     judged: Option<RoutingVersion>,
     judging: Option<JobNo>,
     pruned: tokio::time::Instant,
+    /// How far callees have been looked at for calls that no cap counts any more: a phone.
+    recipients: i64,
     /// How far logs have been pruned this time.
     pruning: Option<i32>,
 }

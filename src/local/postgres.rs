@@ -174,7 +174,7 @@ impl Postgres {
             "listen_addresses=127.0.0.1".into(),
             format!("port={}", self.port),
             format!("unix_socket_directories={sockets}"),
-            "max_connections=200".into(),
+            "max_connections=400".into(),
             "shared_buffers=128MB".into(),
             "max_wal_size=2GB".into(),
             format!("fsync={fsync}"),

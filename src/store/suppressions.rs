@@ -1,10 +1,16 @@
 //! Who must not be called. Once such a function has returned, nothing is authorised that it forbids.
 
+use std::time::Duration;
+
+use chrono::{DateTime, Utc};
 use serde_json::Value;
 use sqlx::{PgPool, Row};
 
+use super::ledger::{Ledger, interval, ledger_error};
+use crate::core::ledger::RecipientAsk;
 use crate::core::phone::E164;
 use crate::core::suppression::{Scope, Suppressed};
+use crate::engine::ledger::LedgerError;
 
 type Answer<T> = Result<T, sqlx::Error>;
 
@@ -102,16 +108,43 @@ pub async fn list(
     rows.iter().map(|row| row.try_get(0)).collect()
 }
 
-/// How many phones there are, and how many ranges. Counts of phones are the database's estimate.
-///
-/// # Errors
-/// The database's.
-pub async fn count(pool: &PgPool) -> Answer<(i64, i64)> {
-    let row = sqlx::query(
-        "select (select greatest(reltuples, 0)::bigint from pg_class where oid = 'outdial.suppressions'::regclass),
-                (select count(*) from outdial.suppressed_prefixes)",
-    )
-    .fetch_one(pool)
-    .await?;
-    Ok((row.try_get(0)?, row.try_get(1)?))
+impl Ledger {
+    /// For whom a phone must not be called.
+    ///
+    /// # Errors
+    /// The database's.
+    pub async fn suppressed_for(&self, phone: &E164) -> Result<Vec<Scope>, LedgerError> {
+        let scopes: Vec<String> = sqlx::query_scalar(
+            "select s.scope from outdial.suppressions s where s.phone = $2
+             union select s.scope from outdial.suppressed_prefixes s where s.prefix = any (outdial.beginnings($1))",
+        )
+        .bind(phone.as_str())
+        .bind(phone.as_number())
+        .fetch_all(&self.pool)
+        .await
+        .map_err(ledger_error)?;
+        Ok(scopes.iter().filter_map(|text| Scope::parse(text)).collect())
+    }
+
+    /// When caps let a callee be called again; `None`: now.
+    ///
+    /// # Errors
+    /// The database's.
+    pub async fn called_again_at(
+        &self,
+        phone: &E164,
+        asked: &RecipientAsk,
+        slack: Duration,
+    ) -> Result<Option<DateTime<Utc>>, LedgerError> {
+        let number = |n: u32| i32::try_from(n).unwrap_or(i32::MAX);
+        sqlx::query_scalar("select outdial.called_again_at($1, $2, $3, $4, $5)")
+            .bind(phone.as_str())
+            .bind(asked.caller.as_text().as_ref())
+            .bind(asked.caps.iter().map(|cap| number(cap.calls)).collect::<Vec<i32>>())
+            .bind(asked.caps.iter().map(|cap| number(cap.seconds)).collect::<Vec<i32>>())
+            .bind(interval(slack))
+            .fetch_one(&self.pool)
+            .await
+            .map_err(ledger_error)
+    }
 }

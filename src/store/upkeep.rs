@@ -78,6 +78,15 @@ impl UpkeepLedger for Ledger {
         self.count("select outdial.prune_sticky($1)", limit).await
     }
 
+    async fn prune_recipients(&self, after: i64, limit: u32) -> Result<Option<i64>, LedgerError> {
+        sqlx::query_scalar("select outdial.prune_recipients($1, $2)")
+            .bind(after)
+            .bind(i32::try_from(limit).unwrap_or(i32::MAX))
+            .fetch_one(&self.pool)
+            .await
+            .map_err(ledger_error)
+    }
+
     async fn prune_grants(&self, after: i32) -> Result<Option<i32>, LedgerError> {
         sqlx::query_scalar("select upto from outdial.prune_grants($1, $2, $3)")
             .bind(after)

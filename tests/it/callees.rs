@@ -9,7 +9,7 @@ use serde_json::{Value, json};
 use crate::support::stage::{
     ANY_NUMBER, LONG, Stage, callees, job, jobs, most_in_window, numbers, sandbox_config,
 };
-use crate::support::{busy, eventually};
+use crate::support::{Figures, Outdial, busy, eventually};
 
 const SOON: Duration = Duration::from_secs(20);
 
@@ -249,4 +249,103 @@ async fn the_policy_decides_who_is_called_again_and_when_it_is_over() {
     stage.stands("busy", "canceled", Some("canceled")).await;
     stage.nothing_held().await;
     stage.stopped(worker).await;
+}
+
+#[tokio::test]
+async fn a_number_that_the_provider_does_not_show_is_told_and_quarantined_where_the_rules_say_so() {
+    let mut config = sandbox_config(&numbers(3));
+    let fault = json!({ "kind": "other_caller" });
+    config.faults = vec![serde_json::from_value(fault).unwrap()];
+    let stage = Stage::new(config).await;
+    stage.route_with("number_limits = {}\ncaller_id_mismatch = \"quarantine\"", ANY_NUMBER).await;
+    let worker = stage.worker(&[]).await;
+    stage.publish(&[job("first", "spring", &phone(0))]).await;
+    stage.stands("first", "done", None).await;
+    let states = async || {
+        let rows: Vec<(String, Option<String>)> = sqlx::query_as(
+            "select number, state_reason from reporting.numbers where state = 'quarantined' order by 1",
+        )
+        .fetch_all(&stage.db)
+        .await
+        .unwrap();
+        rows
+    };
+    let chosen = stage.posts()[0].from_phone_number.clone().unwrap();
+    let quarantined = eventually(SOON, async || Some(states().await).filter(|rows| !rows.is_empty())).await;
+    assert_eq!(quarantined, [(chosen.clone(), Some("caller_id_mismatch".to_owned()))]);
+    let figures = Figures::of(&worker).await;
+    assert_eq!(figures.sum("caller_id_mismatches_total"), 1.0);
+    // The rules may say otherwise, and a person may let it go on.
+    stage.route_with("number_limits = {}\ncaller_id_mismatch = \"report\"", ANY_NUMBER).await;
+    stage.run(&["number", "activate", &chosen]).await;
+    stage.publish(&[job("second", "spring", &phone(1))]).await;
+    stage.stands("second", "done", None).await;
+    let unverified = "select count(*) from reporting.calls where caller_id_verified = false";
+    assert_eq!(stage.count(unverified).await, 2);
+    assert_eq!(states().await, []);
+    stage.stopped(worker).await;
+}
+
+#[tokio::test]
+async fn the_hours_of_the_callees_place_hold_where_the_rules_call_for_them() {
+    let stage = Stage::new(sandbox_config(&numbers(1))).await;
+    let days = r#"["mon", "tue", "wed", "thu", "fri", "sat", "sun"]"#;
+    // Always open, and never: whatever the hour of this test is.
+    let rules = format!(
+        "{ANY_NUMBER}[[calling_rule]]\nplace = \"US\"\nsource = \"test\"\nhours = [{{ days = {days}, from = \"00:00\", to = \"24:00\" }}]\n\
+         [[calling_rule]]\nplace = \"US-CA\"\nsource = \"test\"\nattempts = {{ calls = 1, hours = 24 }}\n\
+         [[calling_rule]]\nplace = \"US-NV\"\nsource = \"test\"\nhours = [{{ days = {days}, from = \"03:17\", to = \"03:18\" }}]\n"
+    );
+    stage.apply(&format!("[defaults]\ncalling_rules = \"standard\"\n{rules}")).await;
+    let worker = stage.worker(&[]).await;
+    let in_nevada = "+17025550142";
+    stage.publish(&[job("ca", "spring", &phone(0)), job("nv", "spring", in_nevada)]).await;
+    stage.stands("ca", "done", None).await;
+    let due = stage.stands("nv", "waiting", Some("outside_window")).await.unwrap();
+    let local = due.with_timezone(&chrono_tz::America::Los_Angeles).time().to_string();
+    assert_eq!(local, "03:17:00");
+    stage.publish(&[job("ca-again", "spring", &phone(0))]).await;
+    let due = stage.stands("ca-again", "waiting", Some("recipient_limit")).await.unwrap();
+    assert!(due > outdial::clock::wall() + chrono::TimeDelta::hours(23));
+    // Without the law there is only what the campaign says.
+    stage.route("", ANY_NUMBER).await;
+    stage.stands("ca-again", "done", None).await;
+    stage.stands("nv", "done", None).await;
+    stage.stopped(worker).await;
+}
+
+#[tokio::test]
+async fn an_opt_out_over_http_holds_and_needs_the_token() {
+    let stage = stage("").await;
+    let worker = stage.worker(&[("OUTDIAL_API_TOKEN", "a-long-enough-token")]).await;
+    let address = serving(&worker);
+    let post = async |token: &str, body: Value| {
+        let headers = format!("authorization: Bearer {token}\r\n");
+        crate::webhooks::post(&address, "/api/v1/suppressions", &headers, body.to_string().as_bytes()).await
+    };
+    let token = "a-long-enough-token";
+    let opt_out = json!({ "phone": phone(0), "brand": "acme", "source": "web form" });
+    assert_eq!(post("another-long-token", opt_out.clone()).await, 401);
+    assert_eq!(stage.run(&["suppress", "list"]).await, "nothing\n");
+    assert_eq!(post(token, opt_out.clone()).await, 201);
+    assert_eq!(post(token, opt_out).await, 200);
+    for bad in
+        [json!({}), json!({ "phone": "4155552671" }), json!({ "phone": phone(0), "name": "x" }), json!([])]
+    {
+        assert_eq!(post(token, bad.clone()).await, 400, "{bad}");
+    }
+    let list: Value =
+        serde_json::from_str(&stage.run(&["suppress", "list", &phone(0), "--json"]).await).unwrap();
+    assert_eq!((&list[0]["scope"], &list[0]["source"]), (&json!("brand:acme"), &json!("web form")));
+    let mut one = job("one", "spring", &phone(0));
+    one["brand"] = json!("acme");
+    stage.publish(&[one]).await;
+    stage.stands("one", "refused", Some("suppressed")).await;
+    stage.stopped(worker).await;
+}
+
+/// Where a worker serves HTTP.
+fn serving(worker: &Outdial) -> String {
+    let line: Value = serde_json::from_str(&worker.printed("serving health and metrics").unwrap()).unwrap();
+    line["http.listen"].as_str().unwrap().to_owned()
 }

@@ -72,14 +72,14 @@ async fn a_file_becomes_a_version_and_comes_back_as_it_was() {
 async fn of_a_file_with_faults_nothing_is_applied_and_all_are_told() {
     let database = database().await;
     let bad = SAMPLE
-        .replace("calling_rules = \"none\"", "calling_rules = \"standard\"")
+        .replace("calling_rules = \"standard\"\n", "calling_rules = \"lawful\"\n")
         .replace("brand = \"acme\"", "brnad = \"acme\"")
         .replace("\"US-CA\"  ", "\"California\"  ");
     let (_kept, path) = file(&bad);
     let (code, output) = outdial(&database.url, &["routing", "apply", &path]).await;
     assert_eq!(code, 1);
     assert!(output.contains("has 5 faults; nothing was applied"), "{output}");
-    assert!(output.contains("line 17: defaults.calling_rules: not_supported"), "{output}");
+    assert!(output.contains("defaults.calling_rules: must be one of none, standard"), "{output}");
     assert!(output.contains("number[0].region: \"California\" is not a region"), "{output}");
     let pool = PgPool::connect(&database.url).await.unwrap();
     assert_eq!(routing::versions(&pool, 10).await.unwrap(), []);
@@ -195,7 +195,9 @@ async fn explain_tells_what_a_worker_would_do() {
     let (code, output) = explain(&[]).await;
     assert!(code == 0 && output.contains("wait no_route"), "{output}");
 
+    // Whatever the hour is.
     let no_window = SAMPLE.lines().filter(|line| !line.starts_with("window")).collect::<Vec<_>>().join("\n");
+    let no_window = no_window.replace("\"standard\"", "\"none\"");
     apply(&pool, &no_window).await;
     let (_, output) = explain(&[]).await;
     assert!(output.contains("wait pool_unknown"), "{output}");

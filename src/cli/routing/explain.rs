@@ -10,7 +10,7 @@ use super::super::output::{self, Output};
 use super::super::{Context, Failure};
 use super::read_file;
 use crate::config::{Config, Needs};
-use crate::core::decide::{AccountState, Class, Explanation, Question, World, explain};
+use crate::core::decide::{AccountState, Callee, Class, Explanation, Question, World, explain};
 use crate::core::hours::zones_of_callee;
 use crate::core::ids::AccountName;
 use crate::core::job::{self, BODY_BYTES_MAX, Job, JobOptions};
@@ -77,6 +77,12 @@ async fn answer(
         let key = StickyKey { model, brand, phone: job.phone.number.clone() };
         sticky = ledger.sticky(&[key]).await?.pop().flatten();
     }
+    let suppressed = ledger.suppressed_for(&job.phone.number).await?;
+    let brand = class.brand.clone().or_else(|| campaign?.brand.clone());
+    let again_at = match world.recipients(&class, brand.as_ref(), now) {
+        Some(asked) => ledger.called_again_at(&job.phone.number, &asked, config.limits.slack).await?,
+        None => None,
+    };
     let named: Option<Tz> = job.content.lead_timezone.as_deref().and_then(|name| name.parse().ok());
     let zones = zones_of_callee(named, &job.phone.number);
     Ok(explain(&Question {
@@ -85,6 +91,8 @@ async fn answer(
         now,
         not_before: job.not_before,
         zones: &zones,
+        callee: Callee { suppressed: &suppressed, consented: job.content.consent.is_some() },
+        again_at,
         sticky: sticky.as_ref(),
         draw: rand::random(),
         usage: &|number| book.view(number),

@@ -6,7 +6,7 @@ use chrono_tz::Tz;
 use serde::Serialize;
 
 use super::select::{Exclusion, excluded, region_of};
-use super::{Choice, Class, Decision, NumberUse, Settled, Step, Tier, TierSource, World, choose};
+use super::{Callee, Choice, Class, Decision, NumberUse, Settled, Step, Tier, TierSource, World, choose};
 use crate::core::hours::HoursVerdict;
 use crate::core::ids::{AccountName, Brand, CampaignId, ModelId, RoutingVersion};
 use crate::core::phone::E164;
@@ -24,6 +24,9 @@ pub struct Question<'a> {
     pub not_before: Option<DateTime<Utc>>,
     /// Those the callee may be in: [`crate::core::hours::zones_of_callee`].
     pub zones: &'a [Tz],
+    pub callee: Callee<'a>,
+    /// Before then caps keep the callee from being called again.
+    pub again_at: Option<DateTime<Utc>>,
     /// The number the callee knows.
     pub sticky: Option<&'a E164>,
     /// For `weighted`.
@@ -151,6 +154,9 @@ pub fn explain(question: &Question) -> Explanation {
             let choice = choose(&plan, &|number| (question.usage)(number), question.sticky, question.draw);
             said.take(choice, &plan.tiers);
             said.hold_for_time(question);
+            if let Some(reason) = world.refusal(&class.campaign, said.brand.as_ref(), &question.callee) {
+                said.settle(Outcome::Refuse, Some(reason), None);
+            }
             if class.pinned.is_some() {
                 said.rules.extend(plan.tiers.iter().map(|tier| pinned_said(question, tier)));
             }
@@ -190,6 +196,9 @@ impl Explanation {
         let start = question.not_before.map_or(question.now, |date| date.max(question.now));
         if start > question.now {
             self.settle(Outcome::Wait, Some(Reason::NotBefore), self.at.max(Some(start)));
+        }
+        if let Some(again) = question.again_at.filter(|again| *again > start) {
+            self.settle(Outcome::Wait, Some(Reason::RecipientLimit), self.at.max(Some(again)));
         }
         let hours = question.world.hours(question.class);
         if hours.are_unlimited() {

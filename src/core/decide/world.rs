@@ -11,8 +11,8 @@ use crate::core::job::Job;
 use crate::core::ledger::{Cap, RecipientAsk};
 use crate::core::phone::{E164, place_of};
 use crate::core::place::{AreaCode, Country, Place, Region};
-use crate::core::rules::Compiled;
-use crate::core::states::{NumberState, words};
+use crate::core::rules::{Compiled, ConsentPolicy};
+use crate::core::states::{NumberState, Reason, words};
 use crate::core::suppression::Scope;
 
 /// The inputs of a decision that a job brings. Jobs of one class are decided alike.
@@ -153,6 +153,15 @@ words!(
     }
 );
 
+/// What is known of a job's callee beside the phone.
+#[derive(Debug, Clone, Copy)]
+pub struct Callee<'a> {
+    /// For whom the phone must not be called.
+    pub suppressed: &'a [Scope],
+    /// The publisher tells of the callee's consent.
+    pub consented: bool,
+}
+
 /// Everything a decision reads beside the class.
 #[derive(Debug, Clone)]
 pub struct World {
@@ -199,6 +208,16 @@ impl World {
             Some(Cap { calls, seconds: hours.saturating_mul(3_600) })
         });
         Some(RecipientAsk { caller, caps: own.caps().chain(legal).collect() })
+    }
+
+    /// Why a callee may never be called for a job of that campaign, in that brand's name.
+    pub fn refusal(&self, campaign: &CampaignId, brand: Option<&Brand>, callee: &Callee) -> Option<Reason> {
+        if callee.suppressed.iter().any(|scope| scope.covers(campaign, brand)) {
+            return Some(Reason::Suppressed);
+        }
+        let demands =
+            self.rules.campaign(campaign).is_some_and(|settings| settings.consent == ConsentPolicy::Required);
+        (demands && !callee.consented).then_some(Reason::ConsentMissing)
     }
 
     fn law_of(&self, class: &Class) -> Vec<Arc<PlaceRule>> {

@@ -9,13 +9,13 @@ use chrono_tz::Tz;
 use super::classes::Standing;
 use super::{ASKS_MAX, COLLIDED, Dispatch, IDLE, Next, READ_EVERY, State};
 use crate::clock;
-use crate::core::decide::{Class, Plan, World};
+use crate::core::decide::{Callee, Class, Plan, World};
 use crate::core::hours::{Hours, HoursVerdict, LOOK_AHEAD, zones_of_callee};
 use crate::core::ids::{CampaignId, ClassNo, JobNo};
 use crate::core::ledger::{ClassEnd, ClassHead, ClassStatus, Park, ParkedUntil, StickyKey, Waiting};
 use crate::core::phone::E164;
 use crate::core::pick::{Offer, Picked, Room, pick};
-use crate::core::rules::{ConsentPolicy, Limits};
+use crate::core::rules::Limits;
 use crate::core::states::Reason;
 use crate::engine::ledger::{DispatchLedger, LedgerError};
 
@@ -292,12 +292,8 @@ impl<L: DispatchLedger> Dispatch<L> {
         if !self.accounts_here.may_call(&plan.account, &job.phone) {
             return Some(Reason::DestinationNotAllowed);
         }
-        if job.suppressed.iter().any(|scope| scope.covers(campaign, plan.brand.as_ref())) {
-            return Some(Reason::Suppressed);
-        }
-        let consent =
-            world.rules.campaign(campaign).map_or(ConsentPolicy::Optional, |settings| settings.consent);
-        (consent == ConsentPolicy::Required && !job.consented).then_some(Reason::ConsentMissing)
+        let callee = Callee { suppressed: &job.suppressed, consented: job.consented };
+        world.refusal(campaign, plan.brand.as_ref(), &callee)
     }
 
     /// Which number each callee knows, where a sticky rule may ask.

@@ -113,7 +113,11 @@ impl Stage {
 
     /// The same, with other defaults.
     pub async fn route_with(&self, defaults: &str, rest: &str) {
-        let text = format!("[defaults]\ncalling_rules = \"none\"\n{defaults}\n{rest}");
+        self.apply(&format!("[defaults]\ncalling_rules = \"none\"\n{defaults}\n{rest}")).await;
+    }
+
+    /// Applies a routing file as it stands.
+    pub async fn apply(&self, text: &str) {
         let file = tempfile::NamedTempFile::new().unwrap();
         std::fs::write(file.path(), text).unwrap();
         self.run(&["routing", "apply", file.path().to_str().unwrap()]).await;
