@@ -113,7 +113,7 @@ create function outdial.reserve(
     p_worker bigint, p_version bigint, p_lead interval, p_horizon interval, p_slack interval,
     p_job bigint[], p_campaign text[], p_account text[], p_number text[],
     p_sticky_model text[], p_sticky_brand text[], p_sticky_was text[],
-    p_recipient text[], p_cap_place int[], p_cap_calls int[], p_cap_seconds int[]
+    p_recipient text[] default '{}', p_cap_place int[] default '{}', p_cap_calls int[] default '{}', p_cap_seconds int[] default '{}'
 ) returns table (
     job_no bigint, slot timestamptz, refused text, next_at timestamptz,
     job_id text, phone text, name text, content jsonb, traceparent text, waited text, received_at timestamptz,
