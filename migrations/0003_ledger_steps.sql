@@ -893,7 +893,8 @@ begin
     return query select j.job_id from outdial.jobs j where j.job_no = any (v_job) and j.state = 'canceled';
 end $$;
 
--- Parks single jobs: until a true date, or (p_held) until the rules change; or moves them into another class.
+-- Parks single jobs: until a true date; or (p_held) until the rules change, or p_ready to look again, which is no date that anybody
+-- is told; or moves them into another class.
 -- Nothing under rules that hold no longer: who applies new ones holds the stop lock, and all that was parked before is
 -- judged anew.
 create function outdial.park(p_version bigint, p_job bigint[], p_reason text[], p_ready timestamptz[], p_held boolean[], p_class int[], p_events text[])
@@ -905,14 +906,16 @@ returns int language sql as $$
     ), free as materialized (
         select w.job_no from outdial.work w where w.job_no in (select job from asked) order by w.job_no for update skip locked
     ), parked as (
-        update outdial.work w set ready_at = case when a.held then 'infinity' else a.ready end, class_no = coalesce(a.class_no, w.class_no),
+        update outdial.work w set ready_at = case when a.held then coalesce(a.ready, 'infinity') else a.ready end, class_no = coalesce(a.class_no, w.class_no),
                                   windowed = a.reason in ('outside_window', 'timezone_unknown', 'recipient_limit')
         from asked a join free f on f.job_no = a.job where w.job_no = a.job
         returning w.job_no
     ), noted as (
-        update outdial.jobs j set reason = a.reason, due_at = a.ready, class_no = coalesce(a.class_no, j.class_no), event_seq = j.event_seq + 1
+        update outdial.jobs j set reason = a.reason, due_at = case when not a.held then a.ready end,
+                                  class_no = coalesce(a.class_no, j.class_no), event_seq = j.event_seq + 1
         from asked a join parked p on p.job_no = a.job
-        where j.job_no = a.job and (j.reason is distinct from a.reason or j.due_at is distinct from a.ready or a.class_no <> j.class_no)
+        where j.job_no = a.job and (j.reason is distinct from a.reason or a.class_no <> j.class_no
+                                    or j.due_at is distinct from case when not a.held then a.ready end)
         returning j.job_no, j.job_id, j.campaign_id, j.reason, j.due_at, j.event_seq, j.metadata, j.traceparent, a.class_no
     ), told as (
         insert into outdial.outbox (type, subject, sequence, data, traceparent)

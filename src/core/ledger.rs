@@ -268,6 +268,8 @@ pub enum ParkedUntil {
     Date(DateTime<Utc>),
     /// Until the rules or the job change.
     Change,
+    /// The same, but it is looked at again then: no date to be told.
+    Look(DateTime<Utc>),
 }
 
 /// What dispatch last said of a class.

@@ -222,11 +222,12 @@ impl DispatchLedger for Ledger {
         let dates: Vec<Option<DateTime<Utc>>> = jobs
             .iter()
             .map(|p| match p.until {
-                ParkedUntil::Date(date) => Some(date),
+                ParkedUntil::Date(date) | ParkedUntil::Look(date) => Some(date),
                 ParkedUntil::Now | ParkedUntil::Change => None,
             })
             .collect();
-        let held: Vec<bool> = jobs.iter().map(|p| p.until == ParkedUntil::Change).collect();
+        let held: Vec<bool> =
+            jobs.iter().map(|p| matches!(p.until, ParkedUntil::Change | ParkedUntil::Look(_))).collect();
         let classes: Vec<Option<i32>> = jobs.iter().map(|p| p.class_no.map(|c| c.0)).collect();
         sqlx::query("select outdial.park($1, $2, $3, $4, $5, $6, $7)")
             .bind(version.0)

@@ -140,7 +140,7 @@ async fn a_campaign_that_demands_consent_refuses_jobs_without() {
 async fn nobody_is_called_more_often_than_the_cap_allows_by_all_campaigns_of_a_brand() {
     let campaign = |id: &str| {
         format!(
-            "[[campaign]]\nid = \"{id}\"\nbrand = \"acme\"\nrecipient_limits = {{ per_day = 3, min_gap = \"10s\" }}\n"
+            "[[campaign]]\nid = \"{id}\"\nbrand = \"acme\"\nrecipient_limits = {{ per_day = 2, min_gap = \"10s\" }}\n"
         )
     };
     let alone = "[[campaign]]\nid = \"alone\"\nrecipient_limits = { per_hour = 1 }\n";
@@ -157,13 +157,13 @@ async fn nobody_is_called_more_often_than_the_cap_allows_by_all_campaigns_of_a_b
     stage.jobs("waiting", Some("recipient_limit"), 51, SOON).await;
     let dated = "select count(*) from reporting.jobs where reason = 'recipient_limit' and due_at is not null";
     eventually(SOON, async || (stage.count(dated).await == 51).then_some(())).await;
-    let posts = stage.posted(31, Duration::from_secs(150)).await;
-    stage.jobs("waiting", Some("recipient_limit"), 31, SOON).await;
-    assert_eq!(posts.len(), 31);
+    let posts = stage.posted(21, Duration::from_secs(150)).await;
+    stage.jobs("waiting", Some("recipient_limit"), 41, SOON).await;
+    assert_eq!(posts.len(), 21);
     for n in 0..10 {
         let arrivals = to(&posts, &phone(n)).into_iter().map(|post| post.at_us.unsigned_abs());
         let (alone, most) = (usize::from(n == 0), arrivals.clone().count());
-        assert_eq!(most, 3 + alone, "{n}");
+        assert_eq!(most, 2 + alone, "{n}");
         assert!(most_in_window(arrivals, 10) <= 1 + alone, "{n}");
     }
     let tomorrow = stage
@@ -172,8 +172,8 @@ async fn nobody_is_called_more_often_than_the_cap_allows_by_all_campaigns_of_a_b
              and due_at > now() + interval '23 hours'",
         )
         .await;
-    assert_eq!(tomorrow, 30);
-    stage.jobs("done", None, 31, LONG).await;
+    assert_eq!(tomorrow, 40);
+    stage.jobs("done", None, 21, LONG).await;
     for worker in workers {
         stage.stopped(worker).await;
     }

@@ -415,7 +415,7 @@ fn judge(hours: &Hours, job: &Waiting, now: DateTime<Utc>) -> Result<DateTime<Ut
         }
         // Zones whose clocks change apart may have a common hour again in another season.
         HoursVerdict::Closed { opens_at: None } => {
-            Err(park(Reason::OutsideWindow, ParkedUntil::Date(now + LOOK_AHEAD)))
+            Err(park(Reason::OutsideWindow, ParkedUntil::Look(now + LOOK_AHEAD)))
         }
     }
 }
