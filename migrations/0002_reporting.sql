@@ -41,8 +41,9 @@ select j.job_id, j.campaign_id, coalesce(j.brand, c.brand) as brand, a.account,
        case when j.state = 'waiting' and w.job_no is not null and w.ready_at is null then k.reason else j.reason end as reason,
        case when j.state <> 'waiting' then j.due_at
             when r.job_no is not null then r.slot
-            -- 'infinity': until somebody changes something.
-            else nullif(coalesce(w.ready_at, k.due_at), 'infinity') end as due_at,
+            when w.ready_at is null then k.due_at
+            -- Its own date; null: until somebody changes something, whenever it is looked at again.
+            else j.due_at end as due_at,
        j.attempts, j.received_at, j.finished_at, j.metadata
 from outdial.jobs j
 left join outdial.campaigns c on c.campaign_id = j.campaign_id
@@ -128,7 +129,7 @@ from (
     from (select class_no, count(*) as jobs, min(job_no) as oldest from outdial.work where ready_at is null group by class_no) q
     join outdial.classes k on k.class_no = q.class_no
     union all
-    select d.campaign_id, d.reason, count(*), min(d.job_no), min(nullif(w.ready_at, 'infinity'))
+    select d.campaign_id, d.reason, count(*), min(d.job_no), min(d.due_at)
     from outdial.work w join outdial.jobs d on d.job_no = w.job_no
     where w.ready_at is not null group by d.campaign_id, d.reason
     union all
