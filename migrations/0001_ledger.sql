@@ -188,8 +188,8 @@ create table outdial.jobs (
     job_id text not null,
     campaign_id text not null,
     class_no int not null,
-    phone text not null,
-    name text not null,
+    phone text,                                     -- null, and so the name: erased
+    name text,
     region text,
     brand text,
     model_id text,
@@ -255,7 +255,7 @@ create table outdial.attempts (
     account text not null,
     model_id text not null,
     brand text,
-    phone text not null,
+    phone text,                                     -- null: erased
     region text,
     from_phone_number text,
     routing_version bigint not null,

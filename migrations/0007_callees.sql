@@ -122,7 +122,7 @@ begin
     insert into outdial.recipients (phone, scope, slots)
     select substr(a.phone, 2)::bigint, coalesce('brand:' || a.brand, 'campaign:' || a.campaign_id), (array_agg(a.slot order by a.slot desc))[1:100]
     from outdial.attempts a
-    where a.submitted_at > clock_timestamp() - interval '31 days'
+    where a.submitted_at > clock_timestamp() - interval '31 days' and a.phone is not null
     group by 1, 2;
     update outdial.recipients r set slots = array(select s from unnest(r.slots) s order by s) where cardinality(r.slots) > 1;
 end $$;
@@ -159,4 +159,24 @@ begin
         end if;
         return query select r.number, v_quarantines;
     end loop;
+end $$;
+
+-- Erases what is kept of persons in the records of jobs that are over, and in what waits to be published of them. Keys, states,
+-- times, our own numbers and the provider's ids stay. Answers how many; those that still wait, are dialed or looked for are
+-- left as they are.
+create function outdial.erase(p_job bigint[]) returns int language plpgsql as $$
+declare
+    v_mine bigint[];
+begin
+    v_mine := array(
+        select j.job_no from outdial.jobs j
+        where j.job_no = any (p_job) and j.state in ('done', 'refused', 'expired', 'canceled')
+          and not exists (select 1 from outdial.live l where l.job_no = j.job_no)
+        order by j.job_no for update);
+    update outdial.attempts a set phone = null, provider_answer = null, provider_error = null, recording_url = null
+    where a.job_no = any (v_mine);
+    update outdial.outbox o set data = o.data - 'metadata'
+    from outdial.jobs j where j.job_no = any (v_mine) and o.subject = j.job_id and o.data ? 'job_id';
+    update outdial.jobs j set phone = null, name = null, content = '{}', metadata = null where j.job_no = any (v_mine);
+    return cardinality(v_mine);
 end $$;

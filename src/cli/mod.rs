@@ -9,6 +9,7 @@ mod check;
 mod dead;
 mod demo;
 mod failure;
+mod forget;
 mod job;
 mod kill_switch;
 mod migrate;
@@ -69,6 +70,8 @@ enum Command {
     Check(check::Args),
     /// Look through what could not be a job, and replay it
     Dead(dead::Args),
+    /// Erase what is kept of a callee; keys and suppressions stay
+    Forget(forget::Args),
     /// Show a job's whole story, or cancel it
     Job(job::Args),
     /// Show the main job on this machine: two workers, 2,000 jobs, a stand-in for Synthflow, and a check of the result
@@ -165,6 +168,7 @@ async fn dispatch(command: Command, context: &Context) -> Result<(), Failure> {
         Command::Dead(args) => dead::run(args, context).await,
         Command::Publish(args) => publish::run(args, context).await,
         Command::Schema(args) => schema::run(args, context).await,
+        Command::Forget(args) => forget::run(args, context).await,
         Command::Job(args) => job::run(args, context).await,
         Command::Demo(args) => demo::run(args, context).await,
         Command::KillSwitch(args) => kill_switch::run(args, context).await,

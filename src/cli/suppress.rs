@@ -100,7 +100,8 @@ impl From<ScopeArgs> for Scope {
     }
 }
 
-fn phone(text: &str) -> Result<E164, String> {
+/// A phone as people give it on the command line; whether anybody has it doesn't matter.
+pub fn phone(text: &str) -> Result<E164, String> {
     listed_phone(text, None).map_err(|fault| fault.to_string())
 }
 

@@ -143,7 +143,8 @@ impl Phone {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Kind {
     Ordinary,
-    /// Premium rate or shared cost.
+    /// Premium rate, shared cost, or a service that takes calls for somebody else: pagers, mailboxes, numbers for a
+    /// person wherever they are.
     Costly,
 }
 
@@ -178,7 +179,11 @@ fn describe(number: E164, parsed: &PhoneNumber) -> Phone {
     let country =
         LIB.get_region_for_number(parsed).and_then(|r| Country::try_from((r as u16).to_be_bytes()).ok());
     let kind = match LIB.get_number_type(parsed) {
-        PhoneNumberType::PremiumRate | PhoneNumberType::SharedCost => Kind::Costly,
+        PhoneNumberType::PremiumRate
+        | PhoneNumberType::SharedCost
+        | PhoneNumberType::PersonalNumber
+        | PhoneNumberType::Pager
+        | PhoneNumberType::VoiceMail => Kind::Costly,
         _ => Kind::Ordinary,
     };
     let area = match LIB.get_length_of_geographical_area_code(parsed) {

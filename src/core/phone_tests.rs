@@ -134,7 +134,18 @@ fn a_number_that_costs_more_than_a_call_has_no_destination() {
     assert_eq!(destination("+14155552671").map(|c| c.to_string()).as_deref(), Some("US"));
     assert_eq!(destination("+16135550123").map(|c| c.to_string()).as_deref(), Some("CA"));
     assert_eq!(destination("+18765230123").map(|c| c.to_string()).as_deref(), Some("JM"));
-    for costly in ["+19002345678", "+449012345678", "+448431234567", "+870773111632", "+80012345678"] {
+    for costly in [
+        "+19002345678", // premium rate
+        "+449012345678",
+        "+448431234567", // shared cost
+        "+447012345678", // personal, wherever they are
+        "+447640123456", // pager
+        "+15002345678",  // personal
+        "+870773111632", // satellite
+        "+881612345678",
+        "+882345678901",
+        "+80012345678", // belongs to no country
+    ] {
         assert_eq!(destination(costly), None, "{costly}");
     }
 }

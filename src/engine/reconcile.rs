@@ -142,25 +142,39 @@ struct Search {
     asked_at: Option<Instant>,
     /// The database's time then.
     now: DateTime<Utc>,
-    /// When the provider last told something.
-    told_at: Option<Instant>,
+    contact: Contact,
+}
+
+/// Whether the provider has told something all along.
+#[derive(Debug, Default)]
+struct Contact {
+    last: Option<Instant>,
+    /// The end of a silence that no look has taken account of yet.
+    lost_until: Option<Instant>,
+}
+
+impl Contact {
+    /// An answer to what was asked then. After a longer silence nobody knows what was; so after a request that took longer,
+    /// for this process was asleep in it.
+    fn answered(&mut self, asked: Instant, gap: Duration) {
+        let now = clock::monotonic();
+        if now > asked + gap || self.last.is_none_or(|last| asked > last + gap) {
+            self.lost_until = Some(now);
+        }
+        self.last = Some(now);
+    }
 }
 
 impl Search {
-    /// The provider has told something from `began` on. After a longer silence nobody knows what was, and all looks begin
-    /// anew; so after a turn that took longer, for this process was asleep in it.
-    fn told(&mut self, began: Instant, gap: Duration) {
-        let now = clock::monotonic();
-        if now > began + gap {
-            self.break_rows(now);
-        } else if self.told_at.is_none_or(|at| began > at + gap) {
-            self.break_rows(began);
+    /// After a silence all looks begin anew.
+    fn heed_silence(&mut self) {
+        if let Some(until) = self.contact.lost_until.take() {
+            self.break_rows(until);
         }
-        self.told_at = Some(now);
     }
 
     fn break_rows(&mut self, at: Instant) {
-        self.agents.values_mut().for_each(|agent| agent.unbroken_since = at);
+        self.agents.values_mut().for_each(|agent| agent.unbroken_since = agent.unbroken_since.max(at));
     }
 
     /// The database tells the time. Where more of it has passed by its clock than by ours, that clock has made a step, and
@@ -258,11 +272,10 @@ impl<L: EvidenceLedger, P: ReadsCalls + ReadsPools, D: Duties + Clone> Reconcile
         }
         let Some(mut open) = search.looks.pop_front() else { return Ok(()) };
         let agent = search.agents.entry(open.model.clone()).or_default();
-        let turn_began = clock::monotonic();
-        match self.look(&mut open, agent, search.now, cancel).await {
+        match self.look(&mut open, agent, &mut search.contact, search.now, cancel).await {
             Ok(true) => {
                 agent.backoff.succeeded();
-                search.told(turn_began, self.patience.gap());
+                search.heed_silence();
                 // Up to this look's beginning: from there on it has seen itself.
                 let unbroken = search
                     .agents
@@ -275,7 +288,6 @@ impl<L: EvidenceLedger, P: ReadsCalls + ReadsPools, D: Duties + Clone> Reconcile
                 Ok(())
             }
             Ok(false) => {
-                search.told(turn_began, self.patience.gap());
                 search.looks.push_back(open);
                 Ok(())
             }
@@ -354,6 +366,7 @@ impl<L: EvidenceLedger, P: ReadsCalls + ReadsPools, D: Duties + Clone> Reconcile
         &self,
         open: &mut Open,
         agent: &mut Agent,
+        contact: &mut Contact,
         now: DateTime<Utc>,
         cancel: &CancellationToken,
     ) -> Result<bool, Stop> {
@@ -367,9 +380,11 @@ impl<L: EvidenceLedger, P: ReadsCalls + ReadsPools, D: Duties + Clone> Reconcile
             if !self.pace.turn(cancel).await {
                 return Err(Stop::Canceled);
             }
+            let asked = clock::monotonic();
             match step {
                 Step::List(filter) => {
                     let page = self.provider.list_calls(&filter).await.map_err(Stop::Provider)?;
+                    contact.answered(asked, self.patience.gap());
                     let unsure = open.look.may_be_ours(&page).filter(|id| !agent.others.contains(id));
                     let unsure: Vec<CallId> = unsure.cloned().collect();
                     if !unsure.is_empty() {
@@ -378,13 +393,15 @@ impl<L: EvidenceLedger, P: ReadsCalls + ReadsPools, D: Duties + Clone> Reconcile
                     }
                     open.look.listed(&page, &agent.others);
                 }
-                Step::Agent => match self.provider.assistant(&open.model).await {
-                    Ok(_) => open.look.agent(true),
-                    Err(ProviderError::NotFound { .. } | ProviderError::Rejected { .. }) => {
-                        open.look.agent(false);
-                    }
-                    Err(error) => return Err(Stop::Provider(error)),
-                },
+                Step::Agent => {
+                    let known = match self.provider.assistant(&open.model).await {
+                        Ok(_) => true,
+                        Err(ProviderError::NotFound { .. } | ProviderError::Rejected { .. }) => false,
+                        Err(error) => return Err(Stop::Provider(error)),
+                    };
+                    contact.answered(asked, self.patience.gap());
+                    open.look.agent(known);
+                }
                 Step::Get(call_id) => {
                     let answer = self.provider.get_call(&call_id).await;
                     if let Err(
@@ -395,6 +412,7 @@ impl<L: EvidenceLedger, P: ReadsCalls + ReadsPools, D: Duties + Clone> Reconcile
                     {
                         return Err(Stop::Provider(error));
                     }
+                    contact.answered(asked, self.patience.gap());
                     match open.look.told(&answer, now) {
                         Told::Found(found) => self.found(found).await?,
                         Told::Anothers(call_id) => agent.know([call_id]),

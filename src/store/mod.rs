@@ -6,6 +6,7 @@ mod connect;
 mod dispatch;
 mod duties;
 mod ends;
+pub mod forget;
 mod intake;
 mod ledger;
 mod outbox;
