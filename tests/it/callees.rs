@@ -1,15 +1,15 @@
 //! Who is called, and how often: suppressions, consent, caps for each callee, retries.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::time::Duration;
 
 use outdial::synthflow::sandbox::LedgerEntry;
 use serde_json::{Value, json};
 
 use crate::support::stage::{
-    ANY_NUMBER, LONG, Stage, callees, job, jobs, most_in_window, numbers, sandbox_config,
+    ANY_NUMBER, LONG, NAME, Stage, callees, job, jobs, most_in_window, numbers, sandbox_config,
 };
-use crate::support::{Figures, Outdial, busy, eventually};
+use crate::support::{Figures, Listener, Outdial, busy, eventually};
 
 const SOON: Duration = Duration::from_secs(20);
 
@@ -342,6 +342,213 @@ async fn an_opt_out_over_http_holds_and_needs_the_token() {
     stage.publish(&[one]).await;
     stage.stands("one", "refused", Some("suppressed")).await;
     stage.stopped(worker).await;
+}
+
+#[tokio::test]
+async fn a_callee_is_forgotten_but_for_key_and_suppression() {
+    let stage = stage("").await;
+    let worker = stage.worker(&[]).await;
+    let told = |id: &str, campaign: &str, n: usize| {
+        let mut job = job(id, campaign, &phone(n));
+        job["custom_variables"] = json!({ "policy": "canary-policy" });
+        job["lead_email"] = json!("canary@example.org");
+        job["metadata"] = json!({ "customer": "canary-customer" });
+        job
+    };
+    stage.paused(&["later"]).await;
+    stage.publish(&[told("done", "spring", 0), told("waits", "later", 0), told("other", "spring", 1)]).await;
+    stage.stands("done", "done", None).await;
+    stage.stands("other", "done", None).await;
+    stage.stands("waits", "waiting", Some("campaign_paused")).await;
+    stage.run(&["suppress", "add", &phone(0)]).await;
+    let told_by_forget = stage.run(&["forget", &phone(0)]).await;
+    assert_eq!(told_by_forget, "2 records erased, 1 of jobs that waited and are canceled\n");
+    // Of the two callees one is left in the records, whatever table one looks into.
+    let digits = phone(0)[1..].to_owned();
+    let tables: Vec<String> = sqlx::query_scalar(
+        "select c.relname::text from pg_class c join pg_namespace n on n.oid = c.relnamespace
+         where n.nspname = 'outdial' and c.relkind = 'r' and c.relname <> 'suppressions'",
+    )
+    .fetch_all(&stage.db)
+    .await
+    .unwrap();
+    let holding = async |what: &str| {
+        let mut rows = 0;
+        for table in &tables {
+            rows += stage
+                .count(&format!("select count(*) from outdial.{table} t where t::text like '%{what}%'"))
+                .await;
+        }
+        rows
+    };
+    assert_eq!(holding(&digits).await, 0, "the phone");
+    for what in [NAME, "canary-policy", "canary@example.org", "canary-customer"] {
+        eventually(SOON, async || {
+            (stage.count("select count(*) from outdial.outbox").await == 0).then_some(())
+        })
+        .await;
+        assert_eq!(holding(what).await, 1, "{what} stands in the other job alone");
+    }
+    assert!(holding(&phone(1)[1..]).await >= 2, "the other callee's job and attempt");
+    // What happened stays countable, the key is known, and nobody calls again.
+    stage.stands("done", "done", None).await;
+    stage.stands("waits", "canceled", Some("canceled")).await;
+    let call = "select count(*) from reporting.calls where job_id = 'done' and phone is null and disposition is not null";
+    assert_eq!(stage.count(call).await, 1);
+    stage.run(&["job", "show", "done"]).await;
+    stage.publish(&[told("done", "spring", 0), told("new", "spring", 0)]).await;
+    stage.stands("new", "refused", Some("suppressed")).await;
+    stage.stands("done", "done", None).await;
+    assert_eq!(stage.posts().len(), 2);
+    stage.stopped(worker).await;
+}
+
+#[tokio::test]
+async fn who_is_being_called_is_not_forgotten_yet() {
+    let mut config = sandbox_config(&numbers(1));
+    config.time_scale = 0.001;
+    let stage = Stage::new(config).await;
+    stage.route("", ANY_NUMBER).await;
+    let worker = stage.worker(&[]).await;
+    stage.publish(&[job("rings", "spring", &phone(0))]).await;
+    stage.jobs("placed", None, 1, SOON).await;
+    let (status, told) = stage.start(&["forget", &phone(0)], &[]).wait(SOON).await;
+    assert!(!status.success() && told.contains("0 records erased"), "{told}");
+    assert!(told.contains("1 are dialed, or in review: rings") && !told.contains(&phone(0)), "{told}");
+    assert_eq!(stage.count("select count(*) from reporting.jobs where phone is not null").await, 1);
+    stage.stopped(worker).await;
+}
+
+/// What a listener makes of one job's events.
+#[derive(Debug, Default, PartialEq)]
+struct Told {
+    state: String,
+    reason: Option<String>,
+    /// By attempt: call id, caller ID, disposition.
+    calls: BTreeMap<i64, (Option<String>, Option<String>, Option<String>)>,
+}
+
+impl Told {
+    fn hear(&mut self, event: &Value) {
+        let text = |field: &str| event["data"][field].as_str().map(str::to_owned);
+        if let Some(n) = event["data"]["attempt_no"].as_i64()
+            && event["type"] != "call.unknown"
+        {
+            let call = self.calls.entry(n).or_default();
+            call.0 = text("call_id").or(call.0.take());
+            call.1 = text("from_phone_number").or(call.1.take());
+            call.2 = text("disposition").or(call.2.take());
+        }
+        let state = match event["type"].as_str().unwrap() {
+            "job.accepted" | "job.waiting" => "waiting",
+            "job.refused" => "refused",
+            "job.expired" => "expired",
+            "job.canceled" => "canceled",
+            "job.done" => "done",
+            "call.placed" => "placed",
+            "call.unknown" => "dialing",
+            _ => return,
+        };
+        (self.state, self.reason) = (state.to_owned(), text("reason"));
+    }
+}
+
+/// Every outcome, retries of two sorts, opt-outs, short expiries and POSTs that nobody answers: `OUTDIAL_CAMPAIGN_JOBS`
+/// jobs. Delays are seconds where a real campaign has hours.
+#[tokio::test]
+async fn a_campaign_with_retries_ends_and_its_events_tell_what_the_table_tells() {
+    let n: usize = std::env::var("OUTDIAL_CAMPAIGN_JOBS").map_or(300, |n| n.parse().unwrap());
+    let mut config = sandbox_config(&numbers(20));
+    config.script.outcomes = ["no-answer", "busy", "completed", "hangup_on_voicemail", "failed"]
+        .map(|outcome| (outcome.to_owned(), 1))
+        .into();
+    let unanswered = json!({ "kind": "answer", "status": 503, "place": false, "rate": 0.01 });
+    config.faults = vec![serde_json::from_value(unanswered).unwrap()];
+    let stage = Stage::new(config).await;
+    let policy = "[[campaign]]\nid = \"spring\"\n\
+                  retry = { max_attempts = 3, on = { no_answer = \"2s\", busy = \"1s\" } }\n";
+    stage.route("", &format!("{ANY_NUMBER}{policy}")).await;
+    let env = [("OUTDIAL__RECONCILE__QUARANTINE", "5s"), ("OUTDIAL__CALLS__READS_PER_SECOND", "200")];
+    let workers = [stage.worker(&env).await, stage.worker(&env).await];
+    let mut listener = Listener::new(&stage.vhost.url).await;
+    let mut all = jobs("spring", n);
+    for (i, job) in all.iter_mut().enumerate() {
+        match i % 50 {
+            7 => {
+                stage.run(&["suppress", "add", &phone(i)]).await;
+            }
+            11 => job["expires_at"] = json!(outdial::clock::wall() - chrono::TimeDelta::seconds(1)),
+            _ => {}
+        }
+    }
+    stage.publish(&all).await;
+    let limit = LONG + Duration::from_millis(20 * n as u64);
+    let over = "select count(*) from reporting.jobs where state in ('done', 'refused', 'expired', 'review')";
+    eventually(limit, async || (stage.count(over).await == n as i64).then_some(())).await;
+    stage.nothing_held().await;
+
+    let most = "select coalesce(max(placed), 0)::bigint from (
+        select count(placed_at) placed from reporting.calls group by job_id) c";
+    assert_eq!(stage.count(most).await, 3, "placed as often as the policy allows, and some as often");
+    let within_policy = "select count(*) from reporting.calls c join reporting.calls p using (job_id)
+        where c.attempt_no = p.attempt_no + 1
+          and not (p.state = 'not_placed' or p.disposition = 'no_answer' and c.submitted_at >= p.ended_at + interval '1.9 seconds'
+                   or p.disposition = 'busy' and c.submitted_at >= p.ended_at + interval '0.9 seconds')";
+    assert_eq!(stage.count(within_policy).await, 0, "tried again without a cause, or too soon");
+    let given_up = "select count(*) from (select distinct on (job_id) * from reporting.calls order by job_id, attempt_no desc) c
+        where disposition in ('no_answer', 'busy') and attempt_no < 3
+          and (select count(placed_at) from reporting.calls p where p.job_id = c.job_id) < 3";
+    assert_eq!(stage.count(given_up).await, 0, "the policy would have tried again");
+    let arrivals = stage.posts().len() as i64;
+    assert_eq!(stage.count("select count(*) from reporting.calls").await, arrivals, "a record for each POST");
+
+    // The last event of each job, by its sequence, has been heard: so have all.
+    let rows: Vec<(String, String, Option<String>)> =
+        sqlx::query_as("select job_id, state, reason from reporting.jobs")
+            .fetch_all(&stage.db)
+            .await
+            .unwrap();
+    let sent = "select count(*) from outdial.outbox";
+    eventually(LONG, async || (stage.count(sent).await == 0).then_some(())).await;
+    let heard = listener.until(LONG, |heard| heard.len() >= n).await;
+    let mut in_order: Vec<&Value> =
+        heard.iter().filter(|event| event["data"]["job_id"].is_string()).collect();
+    in_order.sort_by_key(|event| event["sequence"].as_str().unwrap().to_owned());
+    let mut told: BTreeMap<String, Told> = BTreeMap::new();
+    for event in in_order {
+        told.entry(event["subject"].as_str().unwrap().to_owned()).or_default().hear(event);
+    }
+    let mut expected: BTreeMap<String, Told> = BTreeMap::new();
+    for (id, state, reason) in rows {
+        // Nobody is told of a job that goes from unconfirmed into review: it stands where it stood, for a person.
+        let state = if state == "review" { "dialing".to_owned() } else { state };
+        expected.insert(id, Told { state, reason, calls: BTreeMap::new() });
+    }
+    type Call = (String, i16, Option<String>, Option<String>, Option<String>);
+    let calls: Vec<Call> = sqlx::query_as(
+        "select job_id, attempt_no, call_id, from_phone_number, disposition from reporting.calls where placed_at is not null",
+    )
+    .fetch_all(&stage.db)
+    .await
+    .unwrap();
+    for (id, attempt, call_id, from, disposition) in calls {
+        expected.get_mut(&id).unwrap().calls.insert(i64::from(attempt), (call_id, from, disposition));
+    }
+    let states = |told: &BTreeMap<String, Told>| {
+        let mut count: BTreeMap<String, usize> = BTreeMap::new();
+        told.values().for_each(|job| *count.entry(job.state.clone()).or_default() += 1);
+        count
+    };
+    println!("campaign: {n} jobs, {arrivals} POSTs, {} events, ends {:?}", heard.len(), states(&expected));
+    assert_eq!(states(&told), states(&expected));
+    let differing: Vec<_> = expected.iter().filter(|(id, job)| told.get(*id) != Some(job)).take(3).collect();
+    assert!(differing.is_empty(), "{differing:#?}, told {:#?}", told.get(differing[0].0));
+    for state in ["done", "refused", "expired"] {
+        assert!(states(&expected).contains_key(state), "{state}");
+    }
+    for worker in workers {
+        stage.stopped(worker).await;
+    }
 }
 
 /// Where a worker serves HTTP.

@@ -170,6 +170,69 @@ async fn the_kill_switch_stops_every_call_at_once_and_loses_nothing() {
     stage.stopped(two).await;
 }
 
+/// `OUTDIAL_STOP_TRIES` stops, of each sort in turn, of three workers under load: nothing is authorised after any of them
+/// has committed, and no POST arrives 1 s later.
+#[tokio::test]
+async fn no_stop_of_many_is_late() {
+    let tries: usize = std::env::var("OUTDIAL_STOP_TRIES").map_or(3, |n| n.parse().unwrap());
+    let stage = Stage::new(sandbox_config(&numbers(10))).await;
+    stage.route("per_second = 30", ANY_NUMBER).await;
+    let workers = [stage.worker(&[]).await, stage.worker(&[]).await, stage.worker(&[]).await];
+    let stops: [(&[&str], &[&str], &str); 3] = [
+        (
+            &["campaign", "pause", "many"],
+            &["campaign", "resume", "many"],
+            "select state_since from outdial.campaigns where campaign_id = 'many'",
+        ),
+        (&["kill-switch", "on"], &["kill-switch", "off"], "select changed_at from outdial.control"),
+        (
+            &["account", "pause", "default"],
+            &["account", "resume", "default"],
+            "select state_since from outdial.accounts where name = 'default'",
+        ),
+    ];
+    let mut latest: Vec<(i64, i64)> = Vec::new();
+    let mut published = 0;
+    for n in 0..tries {
+        let (stop, resume, since) = stops[n % 3];
+        let posted = stage.posts().len();
+        if published < posted + 800 {
+            let next: Vec<Value> = (published..published + 800)
+                .map(|i| job(&format!("many-{i}"), "many", &format!("+1415{:07}", 2_000_000 + i)))
+                .collect();
+            stage.publish(&next).await;
+            published += 800;
+        }
+        stage.posted(posted + 100, SOON).await;
+        stage.run(stop).await;
+        let at = moment(&stage, since).await;
+        let dialing = "select count(*) from outdial.reservations full join outdial.live using (job_no)
+                       where live.state is distinct from 'placed'";
+        eventually(SOON, async || (stage.count(dialing).await == 0).then_some(())).await;
+        assert_nothing_since(&stage, at, "true").await;
+        let authorised = moment(&stage, "select max(submitted_at) from outdial.attempts").await;
+        let arrived = stage.posts().iter().map(|post| post.at_us).max().unwrap();
+        latest.push((authorised.timestamp_micros() - at.timestamp_micros(), arrived - at.timestamp_micros()));
+        stage.run(resume).await;
+    }
+    let authorised = latest.iter().map(|(authorised, _)| authorised).max().unwrap() / 1000;
+    let arrived = latest.iter().map(|(_, arrived)| arrived).max().unwrap() / 1000;
+    println!(
+        "stops: {tries} tries, latest authorisation {authorised} ms and latest POST {arrived} ms after the commit"
+    );
+    let cancel = ["campaign", "cancel", "many"];
+    stage.run(&cancel).await;
+    let open = "select count(*) from reporting.jobs where state not in ('done', 'canceled')";
+    eventually(LONG, async || (stage.count(open).await == 0).then_some(())).await;
+    let rung = stage.count("select count(*) from reporting.jobs where state = 'done'").await;
+    assert_eq!(stage.posts().len() as i64, rung, "each once, and none lost: {published} jobs");
+    assert_eq!(stage.count("select count(*) from reporting.jobs").await, published as i64);
+    stage.nothing_held().await;
+    for worker in workers {
+        stage.stopped(worker).await;
+    }
+}
+
 #[tokio::test]
 async fn a_number_that_rests_is_not_called_from_until_it_is_active_again() {
     let stage = stage("").await;
