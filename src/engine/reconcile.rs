@@ -430,3 +430,51 @@ impl<L: EvidenceLedger, P: ReadsCalls + ReadsPools, D: Duties + Clone> Reconcile
         Ok(())
     }
 }
+
+#[cfg(test)]
+#[expect(clippy::unwrap_used, reason = "a failed unwrap is a failed test")]
+mod tests {
+    use super::*;
+
+    const GAP: Duration = Duration::from_secs(5);
+
+    async fn answer_after(contact: &mut Contact, wait: Duration, takes: Duration) {
+        tokio::time::sleep(wait).await;
+        let asked = clock::monotonic();
+        tokio::time::sleep(takes).await;
+        contact.answered(asked, GAP);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn many_slow_answers_are_no_silence_but_one_that_took_too_long_is() {
+        let mut contact = Contact::default();
+        let second = Duration::from_secs(1);
+        answer_after(&mut contact, Duration::ZERO, second).await;
+        assert!(
+            contact.lost_until.take().is_some(),
+            "of the time before the first answer nobody knows anything"
+        );
+        for _ in 0..20 {
+            answer_after(&mut contact, second, 4 * second).await;
+        }
+        assert_eq!(contact.lost_until, None);
+        answer_after(&mut contact, second, 6 * second).await;
+        assert_eq!(contact.lost_until.take(), Some(clock::monotonic()));
+        answer_after(&mut contact, 6 * second, second).await;
+        assert_eq!(contact.lost_until.take(), Some(clock::monotonic()));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_silence_breaks_every_row_that_began_before_its_end() {
+        let mut search = Search::default();
+        let (old, new) = (ModelId::parse("old").unwrap(), ModelId::parse("new").unwrap());
+        search.agents.insert(old.clone(), Agent::default());
+        answer_after(&mut search.contact, Duration::ZERO, 6 * GAP).await;
+        let ended = clock::monotonic();
+        tokio::time::sleep(GAP).await;
+        search.agents.insert(new.clone(), Agent::default());
+        search.heed_silence();
+        assert_eq!(search.agents[&old].unbroken_since, ended);
+        assert_eq!(search.agents[&new].unbroken_since, ended + GAP, "it came after the silence");
+    }
+}
