@@ -186,11 +186,15 @@ begin
         -- When the callee may be called again, as far as caps say. Of several jobs for one callee the first is looked at.
         select a.ord, substr(j.phone, 2)::bigint phone, a.recipient,
                row_number() over (partition by j.phone, a.recipient order by a.ord) as nth,
-               (select max(k.slots[cardinality(k.slots) + 1 - c.calls] + make_interval(secs => c.seconds))
+               (select max(s.slot + make_interval(secs => c.seconds) + case when v_stepped then outdial.stepped(s.slot) else interval '0' end)
                 from outdial.recipients k
                 join unnest(p_cap_place, p_cap_calls, p_cap_seconds) c(place, calls, seconds) on c.place = a.ord
+                cross join lateral (select k.slots[cardinality(k.slots) + 1 - c.calls] slot) s
                 where k.phone = substr(j.phone, 2)::bigint and k.scope = a.recipient)
-               + p_slack + outdial.recipient_margin() as again
+               + p_slack + outdial.recipient_margin() as again,
+               -- Of a call that may still come to nothing.
+               (select k.slots[cardinality(k.slots)] > v_now - interval '10 seconds' from outdial.recipients k
+                where k.phone = substr(j.phone, 2)::bigint and k.scope = a.recipient) as unsure
         from unnest(p_job, p_recipient) with ordinality a(job, recipient, ord)
         join taken t on t.job_no = a.job join outdial.jobs j on j.job_no = a.job
         where v_recipients and a.recipient is not null
@@ -209,11 +213,11 @@ begin
                     when acc.backoff_until > v_now then 'account_limit'
                     when acc.unknown_in_a_row >= 5 and acc.name <> all (v_probe) then 'provider_unavailable'
                     when a.sticky_model is not null and s.number is distinct from a.number then 'sticky'
-                    when k.nth > 1 or k.again > v_now then 'recipient_limit'
+                    when k.nth > 1 or k.again > v_now then case when k.unsure then 'recipient_busy' else 'recipient_limit' end
                end as barred,
                k.phone, k.recipient,
                case when acc.backoff_until > v_now then acc.backoff_until
-                    when acc.unknown_in_a_row >= 5 then acc.breaker_until
+                    when acc.unknown_in_a_row >= 5 and acc.name <> all (v_probe) then acc.breaker_until
                     when k.again > v_now then k.again end as barred_until
         from unnest(p_job, p_campaign, p_account, p_number, p_sticky_model, p_sticky_brand) with ordinality
              a(job, campaign, account, number, sticky_model, sticky_brand, ord)
@@ -403,7 +407,7 @@ begin
     if v_n = 0 then return 0; end if;
     -- Others were faster: authorised, canceled or taken over meanwhile.
     if v_drop_thing is null then return 0; end if;
-    if v_phone is not null then perform outdial.forget_slots(v_phone, v_scope, v_slot); end if;
+    if v_phone is not null then perform outdial.mend_slots(v_phone, v_scope, v_slot, array_fill(null::timestamptz, array[cardinality(v_slot)])); end if;
     perform outdial.mend_grants(v_drop_thing, v_drop_slot, array_fill(null::timestamptz, array[cardinality(v_drop_slot)]));
     return v_n;
 end $$;
@@ -516,6 +520,7 @@ declare
     v_phone bigint[];
     v_scope text[];
     v_slot timestamptz[];
+    v_moved timestamptz[];
 begin
     select array_agg(distinct t) into v_things
     from unnest(p_attempt, p_outcome, p_arrived) o(attempt, outcome, arrived)
@@ -526,8 +531,9 @@ begin
         perform 1 from outdial.limits l where l.thing_no = any (v_things) order by l.thing_no for update;
     end if;
     select array_agg(substr(j.phone, 2)::bigint), array_agg(l.recipient) into v_phone, v_scope
-    from unnest(p_attempt, p_outcome) o(attempt, outcome) join outdial.live l on l.attempt_id = o.attempt join outdial.jobs j using (job_no)
-    where o.outcome = 'unsent' and l.recipient is not null;
+    from unnest(p_attempt, p_outcome, p_arrived) o(attempt, outcome, arrived)
+    join outdial.live l on l.attempt_id = o.attempt join outdial.jobs j using (job_no)
+    where (o.outcome in ('unsent', 'retry', 'refused') or o.arrived is not null) and l.recipient is not null;
     if v_phone is not null then perform outdial.lock_recipients(v_phone, v_scope, false); end if;
     v_now := clock_timestamp();
 
@@ -584,8 +590,11 @@ begin
     ), over as (
         delete from outdial.live l using mine m where l.attempt_id = m.attempt_id and m.outcome in ('retry', 'refused', 'unsent')
     ), called as (
-        select substr(t.phone, 2)::bigint phone, m.recipient, m.slot from mine m join outdial.jobs t using (job_no)
-        where m.outcome = 'unsent' and m.recipient is not null
+        -- Who was not rung has not been called.
+        select substr(t.phone, 2)::bigint phone, m.recipient, m.slot,
+               case when m.outcome in ('placed', 'unknown') then m.arrived - p_slack end as moved
+        from mine m join outdial.jobs t using (job_no)
+        where m.recipient is not null and (m.outcome not in ('placed', 'unknown') or m.arrived > m.slot + p_slack)
     ), things as (
         select v.t thing_no, m.slot, m.outcome, m.arrived, m.state = 'review' as in_review from mine m
         cross join lateral (values (number_thing), (campaign_thing), (account_thing)) v(t) where v.t is not null
@@ -609,13 +618,13 @@ begin
     )
     select array_agg(thing_no), array_agg(slot), array_agg(case when outcome <> 'unsent' then arrived - p_slack end),
            (select array_agg(attempt_id) from mine), (select array_agg(phone) from called),
-           (select array_agg(recipient) from called), (select array_agg(slot) from called)
-    into v_mend_thing, v_mend_slot, v_mend_new, v_mine, v_phone, v_scope, v_slot
+           (select array_agg(recipient) from called), (select array_agg(slot) from called), (select array_agg(moved) from called)
+    into v_mend_thing, v_mend_slot, v_mend_new, v_mine, v_phone, v_scope, v_slot, v_moved
     from things where outcome = 'unsent' or arrived > slot + p_slack;
     if v_mend_thing is not null then
         perform outdial.mend_grants(v_mend_thing, v_mend_slot, v_mend_new);
     end if;
-    if v_phone is not null then perform outdial.forget_slots(v_phone, v_scope, v_slot); end if;
+    if v_phone is not null then perform outdial.mend_slots(v_phone, v_scope, v_slot, v_moved); end if;
 
     -- A worker's own answer that comes after the attempt was given up: it was placed all the same.
     if exists (select 1 from unnest(p_attempt, p_outcome, p_call_id) o(attempt, outcome, call_id) join outdial.attempts a on a.attempt_id = o.attempt
@@ -758,6 +767,7 @@ begin
                bool_and(jj.state in ('dialing', 'placed', 'review'))
                and not exists (select 1 from outdial.live l where l.job_no = m.job_no and l.attempt_id <> all (array_agg(m.attempt_id))) as over,
                (array_agg(m.disposition order by m.attempt_no desc))[1] as disposition,
+               array_agg(m.attempt_id) as attempts, array_agg(m.disposition) as dispositions,
                min(m.class_no) as class_no, min(m.rank) as rank, min(m.expires_at) as expires_at
         from mine m join outdial.jobs jj using (job_no) group by m.job_no
     ), judged as materialized (
@@ -768,7 +778,12 @@ begin
             select v_now + make_interval(secs => (c.retry -> 'on' ->> s.disposition)::int) as again
             from outdial.campaigns c
             where c.campaign_id = jj.campaign_id and c.state <> 'canceled'
-              and jj.placed + s.unheard < (c.retry ->> 'max_attempts')::int) p on true
+              and jj.placed + s.unheard < (c.retry ->> 'max_attempts')::int
+              -- Who has answered any of its calls, also one that was learned of late, is not called again.
+              and not exists (select 1 from unnest(s.dispositions) d where d is null or not c.retry -> 'on' ? d)
+              and not exists (select 1 from outdial.attempts o
+                              where o.job_no = s.job_no and o.learned_at is not null and o.attempt_id <> all (s.attempts)
+                                and not coalesce(c.retry -> 'on' ? o.disposition, false))) p on true
     ), jobs as (
         update outdial.jobs j set
             state = case when not o.over then j.state when o.again is null then 'done' else 'waiting' end,

@@ -78,37 +78,53 @@ create table outdial.recipients (
     primary key (phone, scope)
 ) with (fillfactor = 70);
 
--- Windows of caps are judged this much wider than they are: a POST whose answer is waited for may arrive as late as this, and
--- clocks step. They are hours long.
+-- Windows of caps are judged this much wider than they are: a POST whose answer is waited for may arrive as late as this.
+-- They are hours long.
 create function outdial.recipient_margin() returns interval language sql immutable as $$ select interval '35 seconds' $$;
 
 -- Locks the rows of callees, made where they are new, in the order of all locks.
 create function outdial.lock_recipients(p_phone bigint[], p_scope text[], p_make boolean) returns void language plpgsql as $$
 begin
-    if p_make then
-        insert into outdial.recipients (phone, scope, slots)
-        select distinct a.phone, a.scope, '{}'::timestamptz[] from unnest(p_phone, p_scope) a(phone, scope) order by 1, 2
-        on conflict do nothing;
-    end if;
-    perform 1 from outdial.recipients r
-    where (r.phone, r.scope) in (select a.phone, a.scope from unnest(p_phone, p_scope) a(phone, scope))
-    order by r.phone, r.scope for update;
+    for i in 1..5 loop
+        if p_make then
+            insert into outdial.recipients (phone, scope, slots)
+            select distinct a.phone, a.scope, '{}'::timestamptz[] from unnest(p_phone, p_scope) a(phone, scope) order by 1, 2
+            on conflict do nothing;
+        end if;
+        perform 1 from outdial.recipients r
+        where (r.phone, r.scope) in (select a.phone, a.scope from unnest(p_phone, p_scope) a(phone, scope))
+        order by r.phone, r.scope for update;
+        -- One that stood there may have been dropped before it was locked.
+        if not p_make or not exists (
+            select 1 from unnest(p_phone, p_scope) a(phone, scope)
+            where not exists (select 1 from outdial.recipients r where r.phone = a.phone and r.scope = a.scope)) then
+            return;
+        end if;
+    end loop;
+    raise exception 'rows of callees vanish as they are made' using errcode = '40001';
 end $$;
 
 -- When a callee may be called again, as far as caps say; null: now.
 create function outdial.called_again_at(p_phone text, p_scope text, p_calls int[], p_seconds int[], p_slack interval) returns timestamptz
 language sql stable as $$
-    select max(k.slots[cardinality(k.slots) + 1 - c.calls] + make_interval(secs => c.seconds)) + p_slack + outdial.recipient_margin()
+    select max(s.slot + make_interval(secs => c.seconds) + outdial.stepped(s.slot)) + p_slack + outdial.recipient_margin()
     from outdial.recipients k cross join unnest(p_calls, p_seconds) c(calls, seconds)
+    cross join lateral (select k.slots[cardinality(k.slots) + 1 - c.calls] slot) s
     where k.phone = substr(p_phone, 2)::bigint and k.scope = p_scope
 $$;
 
--- Takes slots out again, of calls that were never sent. Under their locks.
-create function outdial.forget_slots(p_phone bigint[], p_scope text[], p_slot timestamptz[]) returns void language sql as $$
+-- Takes slots out again, of calls that were never placed, or puts others in their place: of calls that came later. Under
+-- their locks.
+create function outdial.mend_slots(p_phone bigint[], p_scope text[], p_slot timestamptz[], p_new timestamptz[]) returns void language sql as $$
     update outdial.recipients r set slots = array(
-        select s from (select s, row_number() over (partition by s) nth from unnest(r.slots) s) k
-        where k.nth > (select count(*) from unnest(g.slots) x where x = k.s) order by s)
-    from (select phone, scope, array_agg(slot) slots from unnest(p_phone, p_scope, p_slot) u(phone, scope, slot) group by phone, scope) g
+        select u.s from (
+            select k.s from (select s, row_number() over (partition by s) nth from unnest(r.slots) s) k
+            where k.nth > (select count(*) from unnest(g.slots) x where x = k.s)
+            union all
+            select n from unnest(g.news) n) u
+        order by u.s)
+    from (select phone, scope, array_agg(slot) slots, array_agg(new) filter (where new is not null) news
+          from unnest(p_phone, p_scope, p_slot, p_new) u(phone, scope, slot, new) group by phone, scope) g
     where r.phone = g.phone and r.scope = g.scope
 $$;
 

@@ -107,6 +107,8 @@ pub enum NoSlot {
     AccountLimit,
     /// The callee was called too lately, or another job for it goes first.
     RecipientLimit,
+    /// The same, by a call that may still come to nothing: its date is none to be told.
+    RecipientBusy,
 }
 
 /// What came of asking for slots.

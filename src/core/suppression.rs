@@ -3,7 +3,7 @@
 use std::borrow::Cow;
 
 use super::ids::{Brand, CampaignId};
-use super::phone::{E164, PhoneError};
+use super::phone::{self, E164, PhoneCheck, PhoneError};
 
 /// For whom a suppression holds.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
@@ -75,30 +75,34 @@ impl Prefix {
     }
 }
 
-/// A phone of a list of those that must not be called. Read by its form alone: whether anybody has it doesn't matter, and
-/// lists are long. `calling_code`: of the numbers that don't begin with a +.
+/// A phone of a list of those that must not be called, in the form in which jobs have it: without a trunk prefix such as
+/// the 0 of +44 (0)20. Whether anybody has it doesn't matter, as long as it could be dialed. `calling_code`: of the
+/// numbers that don't begin with a +, which are national then.
 ///
 /// # Errors
 /// What is wrong with it.
 pub fn listed_phone(text: &str, calling_code: Option<&str>) -> Result<E164, PhoneError> {
-    let kept: String = text.chars().filter(|c| !" .-()/".contains(*c)).collect();
-    let whole = match (kept.strip_prefix('+'), calling_code) {
-        _ if kept.is_empty() => return Err(PhoneError::Empty),
-        (Some(_), _) => kept,
-        (None, Some(code)) => format!("+{code}{kept}"),
+    let text = text.trim();
+    let whole = match (text.strip_prefix('+'), calling_code) {
+        _ if text.is_empty() => return Err(PhoneError::Empty),
+        (Some(_), _) => Cow::Borrowed(text),
+        (None, Some(code)) => Cow::Owned(format!("+{code}{text}")),
         (None, None) => return Err(PhoneError::National),
     };
-    let digits = &whole[1..];
-    match digits.len() {
-        _ if !digits.bytes().all(|b| b.is_ascii_digit()) => Err(PhoneError::Character),
-        ..DIGITS_MIN => Err(PhoneError::TooShort),
-        DIGITS_MIN..=15 => E164::from_canonical(&whole).ok_or(PhoneError::CallingCode),
-        _ => Err(PhoneError::TooLong),
+    match plain_nanp(&whole) {
+        Some(phone) => Ok(phone),
+        None => phone::parse(&whole, PhoneCheck::Possible).map(|phone| phone.number),
     }
 }
 
-/// No subscriber's number, with its calling code, is shorter.
-const DIGITS_MIN: usize = 7;
+/// North American numbers that are written as they are kept, without asking what the numbers of each country look like:
+/// lists have millions.
+fn plain_nanp(text: &str) -> Option<E164> {
+    let national = text.strip_prefix("+1")?.as_bytes();
+    let is_plain =
+        national.len() == 10 && matches!(national[0], b'2'..=b'9') && national.iter().all(u8::is_ascii_digit);
+    is_plain.then(|| E164::from_canonical(text)).flatten()
+}
 
 /// What is suppressed.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
@@ -127,19 +131,43 @@ mod tests {
     }
 
     #[test]
-    fn a_listed_phone_is_read_by_its_form() {
+    fn a_listed_phone_is_kept_as_jobs_have_it() {
         assert_eq!(listed_phone("+1 (415) 555-2671", None).unwrap().as_str(), "+14155552671");
         assert_eq!(listed_phone("415.555.2671", Some("1")).unwrap().as_str(), "+14155552671");
-        assert_eq!(listed_phone("+44 20 7946 0000", Some("1")).unwrap().as_number(), 442_079_460_000);
+        for (text, code, kept) in [
+            ("+44 20 7946 0000", "1", "+442079460000"),
+            ("+44 (0)20 7946 0000", "1", "+442079460000"),
+            ("020 7946 0000", "44", "+442079460000"),
+            ("030 123456", "49", "+4930123456"),
+            ("14155552671", "1", "+14155552671"),
+            ("+1 1 415 555 2671", "1", "+14155552671"),
+            ("+52 1 55 1234 5678", "1", "+525512345678"),
+        ] {
+            let listed = listed_phone(text, Some(code)).unwrap();
+            assert_eq!(listed.as_str(), kept, "{text}");
+            // What a publisher may send for the same phone.
+            assert_eq!(phone::parse(kept, PhoneCheck::Possible).unwrap().number, listed, "{text}");
+        }
         for (bad, why) in [
             ("", PhoneError::Empty),
             ("4155552671", PhoneError::National),
-            ("+1415555x671", PhoneError::Character),
+            ("+1415555?671", PhoneError::Character),
+            ("+14155552671x5", PhoneError::Extension),
             ("+123456", PhoneError::TooShort),
             ("+1234567890123456", PhoneError::TooLong),
             ("+0123456789", PhoneError::CallingCode),
         ] {
             assert_eq!(listed_phone(bad, None).unwrap_err(), why, "{bad}");
+        }
+    }
+
+    proptest::proptest! {
+        /// The short way is no other way.
+        #[test]
+        fn a_plain_number_is_what_libphonenumber_makes_of_it(national in "[2-9][0-9]{9}") {
+            let text = format!("+1{national}");
+            let plain = plain_nanp(&text).unwrap();
+            proptest::prop_assert_eq!(plain, phone::parse(&text, PhoneCheck::Possible).unwrap().number);
         }
     }
 

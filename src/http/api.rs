@@ -1,23 +1,30 @@
 //! `/api/v1`: what programs may ask and tell. Each answer that is no success is a problem document (RFC 9457).
 
 use std::sync::{Arc, OnceLock};
+use std::time::Duration;
 
 use axum::body::Bytes;
-use axum::extract::{DefaultBodyLimit, State};
+use axum::extract::{Request, State};
 use axum::http::{HeaderMap, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use axum::routing::post;
 use axum::{Json, Router};
 use secrecy::{ExposeSecret, SecretString};
 use serde::Deserialize;
+use serde_json::error::Category;
 use serde_json::json;
 use sha2::{Digest, Sha256};
+use tokio::sync::{Semaphore, SemaphorePermit};
 
 use crate::core::ids::{Brand, CampaignId};
 use crate::core::suppression::{Prefix, Scope, Suppressed, listed_phone};
 use crate::store::{Pool, suppressions};
 
 const BODY_BYTES_MAX: usize = 16 << 10;
+/// From the head of a request to the end of its body, waiting for its turn included.
+const READ_MAX: Duration = Duration::from_secs(10);
+/// Requests that are worked on at a time: each may hold a connection to the database, and the worker needs some.
+const AT_ONCE: usize = 4;
 const SOURCE_CHARS_MAX: usize = 200;
 
 /// The API, once the worker has its database.
@@ -36,13 +43,15 @@ struct Parts {
     api: Api,
     /// `OUTDIAL_API_TOKEN`
     token: Option<SecretString>,
+    turns: Arc<Semaphore>,
 }
 
 pub(super) fn router(api: Api, token: Option<SecretString>) -> Router {
-    Router::new()
-        .route("/api/v1/suppressions", post(suppress))
-        .layer(DefaultBodyLimit::max(BODY_BYTES_MAX))
-        .with_state(Parts { api, token })
+    Router::new().route("/api/v1/suppressions", post(suppress)).with_state(Parts {
+        api,
+        token,
+        turns: Arc::new(Semaphore::new(AT_ONCE)),
+    })
 }
 
 /// Why a request was not done.
@@ -144,11 +153,40 @@ impl Suppress {
     }
 }
 
+/// The body of a request whose turn it is. Nothing is read for whoever wasn't admitted.
+async fn read(parts: &Parts, request: Request) -> Result<(SemaphorePermit<'_>, Bytes), Problem> {
+    let reading = async {
+        let turn = parts.turns.acquire().await.map_err(|_| busy())?;
+        let body = axum::body::to_bytes(request.into_body(), BODY_BYTES_MAX).await.map_err(|_| {
+            let why = format!("the body could not be read, or is longer than {BODY_BYTES_MAX} bytes");
+            Problem::new(StatusCode::PAYLOAD_TOO_LARGE, why)
+        })?;
+        Ok((turn, body))
+    };
+    tokio::time::timeout(READ_MAX, reading).await.unwrap_or_else(|_| Err(busy()))
+}
+
+fn busy() -> Problem {
+    let why = format!("nothing was done within {} s; try again", READ_MAX.as_secs());
+    Problem::new(StatusCode::SERVICE_UNAVAILABLE, why)
+}
+
+/// What is wrong with a body, without its words: they may be somebody's number.
+fn fault_of(error: &serde_json::Error) -> String {
+    let what = match error.classify() {
+        Category::Syntax => "is not JSON",
+        Category::Eof | Category::Io => "ends too soon",
+        Category::Data => "has an unknown field, or one of another type than text",
+    };
+    format!("the body {what}, at line {} column {}", error.line(), error.column())
+}
+
 /// 201 where it is new, 200 where it stood there already; either way it holds once this is answered.
-async fn suppress(State(parts): State<Parts>, headers: HeaderMap, body: Bytes) -> Result<Response, Problem> {
-    let pool = admit(&parts, &headers)?;
+async fn suppress(State(parts): State<Parts>, request: Request) -> Result<Response, Problem> {
+    let pool = admit(&parts, request.headers())?;
+    let (_turn, body) = read(&parts, request).await?;
     let bad = |why: String| Problem::new(StatusCode::BAD_REQUEST, why);
-    let asked: Suppress = serde_json::from_slice(&body).map_err(|why| bad(format!("the body: {why}")))?;
+    let asked: Suppress = serde_json::from_slice(&body).map_err(|error| bad(fault_of(&error)))?;
     let (what, scope, source) = asked.meant().map_err(bad)?;
     let added = suppressions::add(&pool, &what, &scope, &source).await.map_err(|error| {
         tracing::warn!(%error, "api.suppressions.failed");

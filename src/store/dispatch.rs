@@ -406,6 +406,7 @@ fn no_slot(word: &str) -> Answer<NoSlot> {
         "campaign_limit" => NoSlot::CampaignLimit,
         "account_limit" => NoSlot::AccountLimit,
         "recipient_limit" => NoSlot::RecipientLimit,
+        "recipient_busy" => NoSlot::RecipientBusy,
         _ => return Err(unreadable("a reason")),
     })
 }

@@ -29,7 +29,10 @@ impl WorldLedger for Ledger {
                 .fetch_one(&self.pool)
                 .await
                 .map_err(ledger_error)?;
-        Ok(Arc::new(Compiled::new(settings.0)))
+        // Rules that a newer version has applied may name what this one doesn't know: then it dials nothing.
+        Compiled::of_stored(settings.0).map(Arc::new).map_err(|error| {
+            LedgerError::Refused(format!("the routing rules in use can't be followed: {error}"))
+        })
     }
 
     async fn world(

@@ -144,6 +144,12 @@ fn read(file: impl Read, terms: &Terms, hand: &mut dyn FnMut(Piece) -> bool) -> 
             Ok(false) => break,
             Err(error) if error.is_io_error() => return Err(error.to_string()),
             Err(_) => Err("is not CSV in UTF-8".to_owned()),
+            // Nobody knows which of the lines after it were meant as its cell.
+            Ok(true) if record.iter().any(|cell| cell.contains('\n')) => {
+                return Err(format!(
+                    "line {line}: a quoted cell goes on over the end of the line: close the quote"
+                ));
+            }
             Ok(true) => {
                 if columns.is_none() {
                     let (read, heading) = headings(&record)?;
@@ -263,6 +269,12 @@ mod tests {
             Scope::Campaign(CampaignId::parse("spring").unwrap()),
         );
         assert_eq!(phones(read.last().unwrap()), [("+14155552671", &acme), ("+14155552673", &spring)]);
+    }
+
+    #[test]
+    fn a_quote_that_is_not_closed_is_no_end_of_the_list() {
+        let read = pieces("phone,name\n+14155552671,Ada\n+14155552672,\"Bud\n+14155552673,Cid\n", None);
+        assert!(read.unwrap_err().starts_with("line 3: a quoted cell"));
     }
 
     #[test]

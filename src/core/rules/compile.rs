@@ -8,7 +8,7 @@ use super::settings::{
     AgentSettings, CallingRules, CampaignSettings, EXPIRES_AFTER_DEFAULT, Limits, NumberSettings, Rule,
     Settings,
 };
-use crate::core::hours::Law;
+use crate::core::hours::{Law, LawError};
 use crate::core::ids::{AccountName, Brand, CampaignId, ModelId};
 use crate::core::phone::E164;
 use crate::core::place::Region;
@@ -37,7 +37,25 @@ impl Default for Compiled {
     }
 }
 
+/// The legal hours and caps that the settings call for.
+fn law_of(settings: &Settings) -> Result<Option<Law>, LawError> {
+    match settings.defaults.calling_rules {
+        CallingRules::None => Ok(None),
+        CallingRules::Standard => Law::built_in()?.with(&settings.calling_rules).map(Some),
+    }
+}
+
 impl Compiled {
+    /// Settings that somebody else has read: another version of this program, whose rules may be unknown to this one.
+    ///
+    /// # Errors
+    /// Where the law that they call for can't be followed: nobody may be called as if there were none.
+    pub fn of_stored(settings: Settings) -> Result<Self, LawError> {
+        law_of(&settings)?;
+        Ok(Self::new(settings))
+    }
+
+    /// Settings that were just read, and so their law.
     pub fn new(settings: Settings) -> Self {
         let agents = index_by(&settings.agents, |agent| agent.model_id.clone());
         let numbers = index_by(&settings.numbers, |entry| entry.number.clone());
@@ -59,13 +77,7 @@ impl Compiled {
         }
         let rules = RuleIndex::new(&settings.rules);
         let account_default = AccountName::default_account();
-        let law = match settings.defaults.calling_rules {
-            CallingRules::None => None,
-            // Whoever read the settings has tried it.
-            CallingRules::Standard => {
-                Some(Law::built_in().and_then(|law| law.with(&settings.calling_rules)).unwrap_or_default())
-            }
-        };
+        let law = law_of(&settings).unwrap_or_default();
         Self {
             law,
             settings,

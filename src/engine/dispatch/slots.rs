@@ -22,6 +22,8 @@ const PROBE_LOOK: TimeDelta = TimeDelta::milliseconds(100);
 const ASK_AGAIN: TimeDelta = TimeDelta::seconds(1);
 /// The same where only the end of a call makes room.
 const ASK_SOON: TimeDelta = TimeDelta::milliseconds(50);
+/// A callee who is just being called is looked at again after this: by then it is known whether a call was made.
+const CALLEE_LOOK: TimeDelta = TimeDelta::seconds(11);
 
 /// What came of asking.
 #[derive(Default)]
@@ -95,13 +97,16 @@ impl<L: DispatchLedger> Dispatch<L> {
                 SlotAnswer::None { job_no, why, next_at } => {
                     let Some(pick) = asked.remove(&job_no) else { continue };
                     outcome.refused += 1;
-                    if let (NoSlot::RecipientLimit, Some(at)) = (why, next_at) {
-                        outcome.parks.push(Park {
-                            job_no,
-                            reason: Reason::RecipientLimit,
-                            until: ParkedUntil::Date(at),
-                            class_no: None,
-                        });
+                    let until = match (why, next_at) {
+                        (NoSlot::RecipientLimit, Some(at)) => Some(ParkedUntil::Date(at)),
+                        (NoSlot::RecipientBusy, Some(at)) => {
+                            Some(ParkedUntil::Look(at.min(now + CALLEE_LOOK)))
+                        }
+                        _ => None,
+                    };
+                    if let Some(until) = until {
+                        let (reason, class_no) = (Reason::RecipientLimit, None);
+                        outcome.parks.push(Park { job_no, reason, until, class_no });
                     }
                     state.refused(&pick, why, next_at, now, waits);
                 }
@@ -161,7 +166,8 @@ impl State {
             | NoSlot::AccountPaused
             | NoSlot::Sticky
             | NoSlot::Expired
-            | NoSlot::RecipientLimit => {}
+            | NoSlot::RecipientLimit
+            | NoSlot::RecipientBusy => {}
         }
     }
 }
