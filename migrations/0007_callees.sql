@@ -143,6 +143,19 @@ begin
     update outdial.recipients r set slots = array(select s from unnest(r.slots) s order by s) where cardinality(r.slots) > 1;
 end $$;
 
+-- Campaigns that call in another name than before: their calls so far count in the new one as well, so that a new name gives
+-- nobody more of them.
+create function outdial.rename_callers(p_campaign text[]) returns void language sql as $$
+    insert into outdial.recipients (phone, scope, slots)
+    select substr(a.phone, 2)::bigint, coalesce('brand:' || c.brand, 'campaign:' || c.campaign_id), array_agg(a.slot order by a.slot)
+    from outdial.attempts a join outdial.campaigns c using (campaign_id) join outdial.jobs j using (job_no)
+    where a.campaign_id = any (p_campaign) and a.submitted_at > clock_timestamp() - interval '31 days'
+      and a.phone is not null and j.brand is null and a.brand is distinct from c.brand
+    group by 1, 2
+    on conflict (phone, scope) do update set slots = array(
+        select l.s from (select distinct s from unnest(recipients.slots || excluded.slots) s order by s desc limit 100) l order by l.s)
+$$;
+
 -- Drops what no cap looks at any more, of p_limit rows from p_after on; answers how far it came (null: to the end).
 create function outdial.prune_recipients(p_after bigint, p_limit int) returns bigint language plpgsql as $$
 declare

@@ -62,13 +62,16 @@ pub async fn apply(pool: &PgPool, source: &str, settings: Settings, by: &str) ->
         return Ok(Applied::Unchanged(RoutingVersion(in_use.get(0))));
     }
     write_limits(&mut transaction, &rules).await?;
-    write_campaigns(&mut transaction, &rules).await?;
+    let renamed = write_campaigns(&mut transaction, &rules).await?;
     write_agents(&mut transaction, &rules).await?;
     write_numbers(&mut transaction, &rules).await?;
     sqlx::query("select outdial.keep_recipients($1)")
         .bind(rules.keeps_recipients())
         .execute(&mut *transaction)
         .await?;
+    if rules.keeps_recipients() && !renamed.is_empty() {
+        sqlx::query("select outdial.rename_callers($1)").bind(renamed).execute(&mut *transaction).await?;
+    }
     let version = RoutingVersion(in_use.get::<i64, _>(0) + 1);
     sqlx::query(
         "insert into outdial.routing_versions (version, applied_by, digest, source, settings)
@@ -212,8 +215,9 @@ async fn fill_logs(on: &mut PgConnection, things: &[i32]) -> Answer<()> {
     .map(drop)
 }
 
-/// Campaigns of the document exist from now on; what is shown of the others goes back to nothing.
-async fn write_campaigns(on: &mut PgConnection, rules: &Compiled) -> Answer<()> {
+/// Campaigns of the document exist from now on; what is shown of the others goes back to nothing. Gives those that call in
+/// another brand's name than before.
+async fn write_campaigns(on: &mut PgConnection, rules: &Compiled) -> Answer<Vec<String>> {
     #[derive(Serialize)]
     struct Row<'a> {
         campaign_id: &'a CampaignId,
@@ -232,6 +236,14 @@ async fn write_campaigns(on: &mut PgConnection, rules: &Compiled) -> Answer<()> 
         })
         .collect();
     rows.sort_by_key(|row| row.campaign_id);
+    let renamed = sqlx::query_scalar(
+        "select c.campaign_id from outdial.campaigns c
+         left join jsonb_to_recordset($1) n(campaign_id text, brand text) using (campaign_id)
+         where c.brand is distinct from n.brand order by c.campaign_id",
+    )
+    .bind(Json(&rows))
+    .fetch_all(&mut *on)
+    .await?;
     sqlx::query(
         "with named as (
             select * from jsonb_to_recordset($1) r(campaign_id text, brand text, model_id text, retry jsonb)
@@ -248,8 +260,8 @@ async fn write_campaigns(on: &mut PgConnection, rules: &Compiled) -> Answer<()> 
     )
     .bind(Json(rows))
     .execute(on)
-    .await
-    .map(drop)
+    .await?;
+    Ok(renamed)
 }
 
 /// Agents of the document, their pools to be read if they are new or moved to another account.
