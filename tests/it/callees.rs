@@ -494,7 +494,7 @@ async fn a_campaign_with_retries_ends_and_its_events_tell_what_the_table_tells()
     let limit = LONG + Duration::from_millis(20 * n as u64);
     let over = "select count(*) from reporting.jobs where state in ('done', 'refused', 'expired', 'review')";
     eventually(limit, async || (stage.count(over).await == n as i64).then_some(())).await;
-    stage.nothing_held().await;
+    stage.nothing_in_use().await;
 
     let most = "select coalesce(max(placed), 0)::bigint from (
         select count(placed_at) placed from reporting.calls group by job_id) c";
