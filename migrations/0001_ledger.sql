@@ -306,6 +306,7 @@ create table outdial.live (
     slot timestamptz not null,
     since timestamptz not null,                     -- of the state
     recipient text,                                 -- as in `reservations`
+    called_at timestamptz,                          -- where it stands in `recipients`, if that isn't its slot
     -- Of an unknown one: how often it was looked for; the first and the last complete look of an unbroken row, all in vain.
     looks int not null default 0,
     looked_at timestamptz,
@@ -316,6 +317,12 @@ create index live_by_agent on outdial.live (account, model_id, state);
 create index live_by_worker on outdial.live (worker_no) where state = 'submitting';
 create index live_unknown on outdial.live (account, slot) where state = 'unknown';
 create index live_review on outdial.live (campaign_id, slot) where state = 'review';
+
+-- Calls that the provider has placed from another number than was chosen, until somebody has looked at it.
+create table outdial.mismatches (
+    attempt_id uuid primary key,
+    number text not null                            -- the one that was chosen
+);
 
 -- The number that a callee knows: per (model_id, brand, phone), 90 days from its last use.
 create table outdial.sticky (

@@ -585,13 +585,14 @@ begin
         insert into outdial.work (job_no, class_no, rank, ready_at, expires_at)
         select job_no, class_no, rank, ready, expires_at from mine where outcome in ('retry', 'unsent') and rung is null order by job_no
     ), still as (
-        update outdial.live l set state = m.outcome, call_id = m.said_call_id, since = v_now
+        update outdial.live l set state = m.outcome, call_id = m.said_call_id, since = v_now,
+                                  called_at = case when m.arrived > m.slot + p_slack then m.arrived - p_slack else l.called_at end
         from mine m where l.attempt_id = m.attempt_id and m.outcome in ('placed', 'unknown')
     ), over as (
         delete from outdial.live l using mine m where l.attempt_id = m.attempt_id and m.outcome in ('retry', 'refused', 'unsent')
     ), called as (
         -- Who was not rung has not been called.
-        select substr(t.phone, 2)::bigint phone, m.recipient, m.slot,
+        select substr(t.phone, 2)::bigint phone, m.recipient, coalesce(m.called_at, m.slot) slot,
                case when m.outcome in ('placed', 'unknown') then m.arrived - p_slack end as moved
         from mine m join outdial.jobs t using (job_no)
         where m.recipient is not null and (m.outcome not in ('placed', 'unknown') or m.arrived > m.slot + p_slack)
@@ -689,14 +690,19 @@ create function outdial.finish_late(
     ), tried as (
         update outdial.attempts a set
             disposition = s.disposition, reason = null, provider_status = s.provider_status, end_reason = s.end_reason,
-            provider_error = coalesce(s.error, a.provider_error),
+            provider_error = coalesce(case when a.phone is not null then s.error end, a.provider_error),
             from_phone_number = coalesce(a.from_phone_number, s.from_reported), from_phone_number_reported = s.from_reported,
             caller_id_verified = case when s.from_reported is not null and a.from_phone_number is not null
                                       then s.from_reported = a.from_phone_number end,
-            ended_at = coalesce(s.ended_at, a.ended_at), duration_s = s.duration_s, recording_url = s.recording_url
+            ended_at = coalesce(s.ended_at, a.ended_at), duration_s = s.duration_s,
+            -- Who was erased stays so.
+            recording_url = case when a.phone is not null then s.recording_url end
         from said s
         where a.attempt_id = s.attempt and a.call_id = s.call_id and a.state = 'ended' and a.reason = 'end_unknown'
         returning a.*
+    ), mistaken as (
+        insert into outdial.mismatches (attempt_id, number)
+        select attempt_id, from_phone_number from tried where caller_id_verified = false order by attempt_id
     ), numbered as (
         -- Two events an attempt: its numbers among those of the job end so far before the last.
         select t.*, 2 * (row_number() over (partition by t.job_no order by t.attempt_no desc) - 1) as back from tried t
@@ -751,16 +757,22 @@ begin
     ), tried as (
         update outdial.attempts a set
             state = 'ended', disposition = m.disposition, reason = m.reason, provider_status = m.provider_status,
-            end_reason = m.end_reason, provider_error = coalesce(m.error, a.provider_error),
+            end_reason = m.end_reason,
+            -- Who was erased stays so.
+            provider_error = coalesce(case when a.phone is not null then m.error end, a.provider_error),
+            recording_url = case when a.phone is not null then m.recording_url end,
             -- Where the agent chose by itself, only the provider knows the number.
             from_phone_number = coalesce(a.from_phone_number, m.from_reported), from_phone_number_reported = m.from_reported,
             caller_id_verified = case when m.from_reported is not null and a.from_phone_number is not null
                                       then m.from_reported = a.from_phone_number end,
             placed_at = coalesce(a.placed_at, v_now), ended_at = coalesce(m.ended_at, v_now),
-            duration_s = m.duration_s, recording_url = m.recording_url
+            duration_s = m.duration_s
         from mine m where a.job_no = m.job_no and a.attempt_no = m.attempt_no
         returning a.job_no, a.attempt_id, a.attempt_no, a.call_id, a.from_phone_number, a.from_phone_number_reported, a.disposition,
                   a.caller_id_verified, a.duration_s, a.campaign_id
+    ), mistaken as (
+        insert into outdial.mismatches (attempt_id, number)
+        select attempt_id, from_phone_number from tried where caller_id_verified = false order by attempt_id
     ), sums as (
         select m.job_no, count(*)::int as n, max(m.reason) as reason, count(*) filter (where m.state <> 'placed') as unheard,
                -- A call that was learned of late may not be the job's last.

@@ -25,6 +25,9 @@ declare
     v_late uuid[];
     v_jobs bigint[];
     v_things int[];
+    v_phone bigint[];
+    v_scope text[];
+    v_slot timestamptz[];
     v_n int;
     v_now timestamptz;
 begin
@@ -41,6 +44,15 @@ begin
         select v.t from outdial.reservations r cross join lateral (values (r.number_thing), (r.campaign_thing), (r.account_thing)) v(t)
         where r.job_no = any (v_jobs) and v.t is not null) u;
     perform 1 from outdial.limits l where l.thing_no = any (v_things) order by l.thing_no for update;
+    -- Who was taken for not called was: it counts again.
+    if (select c.keeps_recipients from outdial.control c) then
+        select array_agg(substr(a.phone, 2)::bigint), array_agg(outdial.caller(a.brand, a.campaign_id)), array_agg(a.slot) into v_phone, v_scope, v_slot
+        from outdial.attempts a where a.attempt_id = any (v_late) and a.state = 'not_placed' and a.phone is not null;
+        if v_phone is not null then
+            perform outdial.lock_recipients(v_phone, v_scope, true);
+            perform outdial.mend_slots(v_phone, v_scope, v_slot, v_slot);
+        end if;
+    end if;
     -- The slot that such a job may have for its next try is given back first, then its place in the work list.
     perform outdial.release(null, v_jobs);
     perform 1 from outdial.jobs j where j.job_no = any (v_jobs) order by j.job_no for update;
@@ -120,7 +132,8 @@ begin
 end $$;
 
 -- Ends the search for attempts that were not found. To `review`: a person decides; their places are given back. To
--- `redial`, where the campaign gave up "never twice": known not placed, as far as one can know, and the job waits again.
+-- `redial`, where the campaign gave up "never twice": known not placed, as far as one can know, and the job waits again. Its
+-- callee may have been rung all the same: caps go on counting it.
 -- p_clear_for: how long looks must have found nothing; null: it is sought long enough, whatever the looks were.
 -- What was found, or sent after all, in the meantime stays as it is.
 create function outdial.give_up(p_attempt uuid[], p_to text[], p_clear_for interval[], p_events text[]) returns int

@@ -128,6 +128,17 @@ create function outdial.mend_slots(p_phone bigint[], p_scope text[], p_slot time
     where r.phone = g.phone and r.scope = g.scope
 $$;
 
+-- As whom a campaign calls.
+create function outdial.caller(p_brand text, p_campaign text) returns text language sql immutable as
+$$ select coalesce('brand:' || p_brand, 'campaign:' || p_campaign) $$;
+
+-- Attempts of the last 31 days that rang their callee or may have. What was redialed because nobody could tell is one.
+create function outdial.recently_called() returns setof outdial.attempts language sql stable as $$
+    select a.* from outdial.attempts a
+    where a.submitted_at > clock_timestamp() - interval '31 days' and a.phone is not null
+      and (a.state <> 'not_placed' or a.reason = 'unconfirmed')
+$$;
+
 -- Keeps slots by recipient from now on, those of the last 31 days from the records; or no more.
 create function outdial.keep_recipients(p_keep boolean) returns void language plpgsql as $$
 begin
@@ -136,21 +147,19 @@ begin
     delete from outdial.recipients;
     if not p_keep then return; end if;
     insert into outdial.recipients (phone, scope, slots)
-    select substr(a.phone, 2)::bigint, coalesce('brand:' || a.brand, 'campaign:' || a.campaign_id), (array_agg(a.slot order by a.slot desc))[1:100]
-    from outdial.attempts a
-    where a.submitted_at > clock_timestamp() - interval '31 days' and a.phone is not null
-    group by 1, 2;
+    select substr(a.phone, 2)::bigint, outdial.caller(a.brand, a.campaign_id), (array_agg(a.slot order by a.slot desc))[1:100]
+    from outdial.recently_called() a group by 1, 2;
     update outdial.recipients r set slots = array(select s from unnest(r.slots) s order by s) where cardinality(r.slots) > 1;
+    perform outdial.rename_callers(array(select campaign_id from outdial.campaigns));
 end $$;
 
 -- Campaigns that call in another name than before: their calls so far count in the new one as well, so that a new name gives
 -- nobody more of them.
 create function outdial.rename_callers(p_campaign text[]) returns void language sql as $$
     insert into outdial.recipients (phone, scope, slots)
-    select substr(a.phone, 2)::bigint, coalesce('brand:' || c.brand, 'campaign:' || c.campaign_id), array_agg(a.slot order by a.slot)
-    from outdial.attempts a join outdial.campaigns c using (campaign_id) join outdial.jobs j using (job_no)
-    where a.campaign_id = any (p_campaign) and a.submitted_at > clock_timestamp() - interval '31 days'
-      and a.phone is not null and j.brand is null and a.brand is distinct from c.brand
+    select substr(a.phone, 2)::bigint, outdial.caller(c.brand, c.campaign_id), array_agg(a.slot order by a.slot)
+    from outdial.recently_called() a join outdial.campaigns c using (campaign_id) join outdial.jobs j using (job_no)
+    where a.campaign_id = any (p_campaign) and j.brand is null and a.brand is distinct from c.brand
     group by 1, 2
     on conflict (phone, scope) do update set slots = array(
         select l.s from (select distinct s from unnest(recipients.slots || excluded.slots) s order by s desc limit 100) l order by l.s)
@@ -169,24 +178,27 @@ begin
     return case when cardinality(v_phones) = p_limit then v_phones[p_limit] end;
 end $$;
 
--- Of these calls, those that the provider has placed from another number than was chosen: the number chosen, quarantined where
--- the rules say so. A statement of its own: who stops a number takes other locks first than who writes an end.
-create function outdial.mismatched(p_attempt uuid[], p_events text[]) returns table (number text, quarantined boolean)
+-- Numbers that were chosen and not shown: quarantined where the rules say so. A statement of its own: who stops a number takes
+-- other locks first than who writes an end.
+create function outdial.mismatched(p_events text[]) returns table (number text, calls int, quarantined boolean)
 language plpgsql as $$
 #variable_conflict use_column
 declare
     r record;
-    v_quarantines boolean := (select quarantines_mismatched from outdial.control);
+    v_quarantines boolean;
 begin
+    if not exists (select 1 from outdial.mismatches) then return; end if;
+    perform outdial.stop_lock();
+    v_quarantines := (select quarantines_mismatched from outdial.control);
     for r in
-        select a.from_phone_number as number, n.state in ('active', 'warming') as is_used
-        from outdial.attempts a left join outdial.numbers n on n.number = a.from_phone_number
-        where a.attempt_id = any (p_attempt) and a.caller_id_verified = false order by 1
+        with judged as (delete from outdial.mismatches returning number)
+        select j.number, count(*)::int as calls, coalesce(bool_or(n.state in ('active', 'warming')), false) as is_used
+        from judged j left join outdial.numbers n using (number) group by j.number order by j.number
     loop
         if v_quarantines and r.is_used then
             perform outdial.set_number(r.number, 'quarantined', 'caller_id_mismatch', p_events);
         end if;
-        return query select r.number, v_quarantines;
+        return query select r.number, r.calls, v_quarantines;
     end loop;
 end $$;
 

@@ -58,9 +58,9 @@ pub trait EndsLedger: Send + Sync + 'static {
     fn overdue(&self, live_max: Duration, max: usize) -> impl Future<Output = Answer<Vec<AttemptId>>> + Send;
     /// Writes ends down and frees their places; gives the attempts of which that was news.
     fn finish(&self, ends: &[End]) -> impl Future<Output = Answer<Vec<AttemptId>>> + Send;
-    /// Which of these calls the provider has placed from another number than was chosen: complains, quarantines where the
-    /// rules say so, and gives how many.
-    fn mismatched(&self, ended: &[AttemptId]) -> impl Future<Output = Answer<usize>> + Send;
+    /// Looks at calls that the provider has placed from another number than was chosen: complains, quarantines where the
+    /// rules say so, and gives how many. Each is looked at once, after its end was written, by whoever comes first.
+    fn mismatched(&self) -> impl Future<Output = Answer<usize>> + Send;
 }
 
 /// Writes ends down, and looks at the numbers that were shown; gives how many were news. Shared by all who learn of ends.
@@ -69,14 +69,8 @@ pub trait EndsLedger: Send + Sync + 'static {
 /// The ledger's; running it again changes nothing.
 pub async fn write_down<L: EndsLedger>(ledger: &L, ends: &[End]) -> Answer<usize> {
     let news = ledger.finish(ends).await?;
-    // What was told before has been judged before: a person may have let the number go on since.
-    let told: Vec<AttemptId> = ends
-        .iter()
-        .filter(|end| end.from_reported.is_some() && news.contains(&end.attempt))
-        .map(|end| end.attempt)
-        .collect();
-    if !told.is_empty() {
-        ledger.mismatched(&told).await?;
+    if ends.iter().any(|end| end.from_reported.is_some()) {
+        ledger.mismatched().await?;
     }
     Ok(news.len())
 }
@@ -184,6 +178,8 @@ impl<L: EndsLedger, P: ReadsCalls, D: Duties> EndsStage<L, P, D> {
         agents: &mut HashMap<ModelId, Agent>,
         cancel: &CancellationToken,
     ) -> Result<usize, Stop> {
+        // Of those whose end somebody wrote who died then.
+        self.ledger.mismatched().await?;
         let overdue = self.ledger.overdue(self.terms.live_max, BATCH_MAX).await?;
         if !overdue.is_empty() {
             let ends: Vec<End> = overdue.into_iter().map(End::unknown).collect();

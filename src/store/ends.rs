@@ -79,18 +79,19 @@ impl EndsLedger for Ledger {
         Ok(news.into_iter().map(AttemptId).collect())
     }
 
-    async fn mismatched(&self, ended: &[AttemptId]) -> Result<usize, LedgerError> {
-        let rows = sqlx::query("select number, quarantined from outdial.mismatched($1, $2)")
-            .bind(ended.iter().map(|attempt| attempt.0).collect::<Vec<Uuid>>())
+    async fn mismatched(&self) -> Result<usize, LedgerError> {
+        let rows = sqlx::query("select number, calls, quarantined from outdial.mismatched($1)")
             .bind(self.events())
             .fetch_all(&self.pool)
             .await
             .map_err(ledger_error)?;
+        let mut all = 0;
         for row in &rows {
             let number = super::dispatch::number(row.get(0))?;
-            let quarantined: bool = row.get(1);
-            tracing::error!(number.masked = %number.masked(), number.quarantined = quarantined, "call.caller_id_mismatch");
+            let (calls, quarantined): (i32, bool) = (row.get(1), row.get(2));
+            tracing::error!(number.masked = %number.masked(), calls, number.quarantined = quarantined, "call.caller_id_mismatch");
+            all += usize::try_from(calls).unwrap_or(0);
         }
-        Ok(rows.len())
+        Ok(all)
     }
 }

@@ -47,7 +47,11 @@ async fn in_review(stage: &Stage, worker: &Outdial) -> String {
 
 /// A job whose first attempt a person has taken for not placed, in a campaign that is paused.
 async fn to_be_dialed_again() -> (Stage, Outdial, String) {
-    let stage = stage("").await;
+    dialed_again_under("").await
+}
+
+async fn dialed_again_under(rest: &str) -> (Stage, Outdial, String) {
+    let stage = stage(rest).await;
     let worker = stage.worker(&[FAST_READS, QUARANTINE]).await;
     one_unknown(&stage, "lost", "spring", lost(refused())).await;
     let attempt = in_review(&stage, &worker).await;
@@ -212,11 +216,8 @@ async fn an_agent_that_the_provider_does_not_know_any_more_proves_nothing() {
 async fn late_evidence_takes_a_job_back_that_was_to_be_dialed_again() {
     let (stage, worker, attempt) = to_be_dialed_again().await;
 
-    let found = format!(
-        "select news::bigint from outdial.found('default', array['{attempt}'::uuid], array['late'], null)"
-    );
-    assert_eq!(stage.count(&found).await, 1);
-    assert_eq!(stage.count(&found).await, 0, "told twice, it is no news");
+    assert_eq!(found(&stage, &attempt, "late").await, 1);
+    assert_eq!(found(&stage, &attempt, "late").await, 0, "told twice, it is no news");
     stage.stands("lost", "placed", None).await;
     stage.run(&["campaign", "resume", "spring"]).await;
     let held = "select in_use::bigint from outdial.limits where kind = 2 and key = 'spring'";
@@ -261,10 +262,7 @@ async fn a_job_whose_first_call_is_found_while_the_second_is_refused_is_not_dial
         stage.sandbox.override_posts(Override { delay_ms: 2_000, ..lost(action) });
         stage.run(&["review", "resolve", &attempt, "--outcome", "not_placed"]).await;
         stage.posted(2, LONG).await;
-        let found = format!(
-            "select news::bigint from outdial.found('default', array['{attempt}'::uuid], array['late'], null)"
-        );
-        assert_eq!(stage.count(&found).await, 1);
+        assert_eq!(found(&stage, &attempt, "late").await, 1);
         let answered = "select count(*) from outdial.attempts where attempt_no = 2 and state = 'not_placed'";
         eventually(LONG, async || (stage.count(answered).await == 1).then_some(())).await;
         stage.stands("lost", "placed", None).await;
@@ -277,12 +275,111 @@ async fn a_job_whose_first_call_is_found_while_the_second_is_refused_is_not_dial
 
 /// What the provider's record of this call with the attempt's id tells: nobody picked up. Gives how many ends were news.
 async fn ended(stage: &Stage, attempt: &str, call_id: &str) -> i64 {
+    ended_from(stage, attempt, call_id, "null").await
+}
+
+/// The same, with the number that the provider says it called from, quoted.
+async fn ended_from(stage: &Stage, attempt: &str, call_id: &str, number: &str) -> i64 {
     let query = format!(
         "select cardinality(outdial.finish(array['{attempt}'::uuid], array['{call_id}'], array['no_answer'], array[null::text],
-             array['no-answer'], array[null::text], array[null::text], array[null::text], array[null::timestamptz],
-             array[null::int], array[null::text], null))::bigint"
+             array['no-answer'], array[null::text], array['as the provider tells it'], array[{number}::text], array[null::timestamptz],
+             array[null::int], array['https://example.com/heard'], null))::bigint"
     );
     stage.count(&query).await
+}
+
+async fn found(stage: &Stage, attempt: &str, call_id: &str) -> i64 {
+    let query = format!(
+        "select news::bigint from outdial.found('default', array['{attempt}'::uuid], array['{call_id}'], null)"
+    );
+    stage.count(&query).await
+}
+
+/// How many calls count for the callee under the caps of this caller.
+async fn counted(stage: &Stage, caller: &str) -> i64 {
+    let query = format!(
+        "select coalesce(sum(cardinality(slots)), 0)::bigint from outdial.recipients where scope = '{caller}'"
+    );
+    stage.count(&query).await
+}
+
+const CAPPED: &str = "[[campaign]]\nid = \"spring\"\nrecipient_limits = { per_day = 1 }\n";
+
+#[tokio::test]
+async fn a_call_that_was_placed_after_all_counts_for_its_callees_caps() {
+    let (stage, worker, attempt) = dialed_again_under(CAPPED).await;
+    assert_eq!(counted(&stage, "campaign:spring").await, 0, "who was not called may be called");
+    // Records of what was not placed are no calls, whenever counting begins.
+    stage.route("", ANY_NUMBER).await;
+    stage.route("", &format!("{CAPPED}{ANY_NUMBER}")).await;
+    assert_eq!(counted(&stage, "campaign:spring").await, 0);
+    assert_eq!(found(&stage, &attempt, "late").await, 1);
+    assert_eq!(counted(&stage, "campaign:spring").await, 1);
+    found(&stage, &attempt, "late").await;
+    assert_eq!(counted(&stage, "campaign:spring").await, 1, "told twice, it counts once");
+    // A name that was taken while nobody counted doesn't help.
+    let named = CAPPED.replace("recipient_limits", "brand = \"acme\"\nrecipient_limits");
+    stage.route("", "[[campaign]]\nid = \"spring\"\nbrand = \"acme\"\n[[rule]]\nname = \"any\"\n").await;
+    stage.route("", &format!("{named}{ANY_NUMBER}")).await;
+    assert_eq!(counted(&stage, "brand:acme").await, 1);
+    stage.stopped(worker).await;
+}
+
+#[tokio::test]
+async fn a_call_that_arrived_late_and_was_none_counts_no_more() {
+    let stage = stage(CAPPED).await;
+    let worker = stage.worker(&[FAST_READS, QUARANTINE]).await;
+    one_unknown(&stage, "lost", "spring", Override { delay_ms: 3_000, ..lost(refused()) }).await;
+    let attempt: String =
+        sqlx::query_scalar("select attempt_id::text from outdial.live").fetch_one(&stage.db).await.unwrap();
+    let late = format!(
+        "select count(*) from outdial.settle(array['{attempt}'::uuid], array['unknown'], array[null::text], array[null::smallint],
+             array[null::text], array['unconfirmed'], array[null::timestamptz], array[null::text], array[null::int],
+             array[(select slot + interval '9 seconds' from outdial.live)], '100 ms', null)"
+    );
+    stage.count(&late).await;
+    let moved = "select count(*) from outdial.recipients r join outdial.live l on true
+                 where r.slots = array[l.slot + interval '8.9 seconds'] and l.state = 'unknown'";
+    assert_eq!(stage.count(moved).await, 1);
+    assert_eq!(in_review(&stage, &worker).await, attempt);
+    stage.run(&["campaign", "pause", "spring"]).await;
+    stage.run(&["review", "resolve", &attempt, "--outcome", "not_placed"]).await;
+    assert_eq!(counted(&stage, "campaign:spring").await, 0);
+    stage.stopped(worker).await;
+}
+
+#[tokio::test]
+async fn a_number_that_was_not_shown_is_judged_whoever_wrote_it_down_and_however_late() {
+    let (stage, worker, attempt) = to_be_dialed_again().await;
+    stage.route_with("number_limits = {}\ncaller_id_mismatch = \"quarantine\"", ANY_NUMBER).await;
+    found(&stage, &attempt, "first").await;
+    // As a worker writes it that dies before it has judged.
+    assert_eq!(ended_from(&stage, &attempt, "first", "'+12125550000'").await, 1);
+    let quarantined = "select count(*) from outdial.numbers where state = 'quarantined' and state_reason = 'caller_id_mismatch'";
+    eventually(LONG, async || (stage.count(quarantined).await == 1).then_some(())).await;
+    assert_eq!(stage.count("select count(*) from outdial.mismatches").await, 0);
+    let figures = Figures::of(&worker).await;
+    assert_eq!(figures.sum("caller_id_mismatches_total"), 1.0);
+    assert_eq!(ended_from(&stage, &attempt, "first", "'+12125550000'").await, 0);
+    assert_eq!(stage.count("select count(*) from outdial.mismatches").await, 0, "what was told before is no news");
+    stage.stopped(worker).await;
+}
+
+#[tokio::test]
+async fn what_is_learned_late_of_a_forgotten_callee_says_nothing_of_it() {
+    let stage = stage("").await;
+    let worker = stage.worker(&[FAST_READS, QUARANTINE]).await;
+    one_unknown(&stage, "lost", "spring", lost(refused())).await;
+    let attempt = in_review(&stage, &worker).await;
+    stage.run(&["review", "resolve", &attempt, "--outcome", "closed"]).await;
+    stage.run(&["forget", "+14155550123"]).await;
+    assert_eq!(found(&stage, &attempt, "late").await, 1);
+    assert_eq!(ended(&stage, &attempt, "late").await, 1);
+    let said = "select count(*) from outdial.attempts where disposition = 'no_answer' and call_id = 'late'
+                and phone is null and recording_url is null and provider_error is null";
+    assert_eq!(stage.count(said).await, 1);
+    stage.nothing_held().await;
+    stage.stopped(worker).await;
 }
 
 #[tokio::test]
@@ -322,7 +419,10 @@ async fn how_a_call_ended_is_told_though_its_place_was_given_back_long_before() 
         "select twice::bigint from outdial.found('default', array['{attempt}'::uuid], array['late'], null)"
     );
     assert_eq!(stage.count(&found).await, 0);
-    assert_eq!(ended(&stage, &attempt, "late").await, 0, "it ended before");
+    assert_eq!(ended_from(&stage, &attempt, "late", "'+12125550000'").await, 0, "it ended before");
+    let judged = "select count(*) from outdial.mismatches";
+    eventually(LONG, async || (stage.count(judged).await == 0).then_some(())).await;
+    worker.line(LONG, "call.caller_id_mismatch").await;
     stage.stands("lost", "done", None).await;
     let told = "select count(*) from reporting.calls where call_id = 'late' and disposition = 'no_answer'
                 and reason is null and provider_status = 'no-answer'";

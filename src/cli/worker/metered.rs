@@ -88,8 +88,8 @@ impl<L: EndsLedger> EndsLedger for Metered<L> {
         answer
     }
 
-    async fn mismatched(&self, ended: &[AttemptId]) -> Result<usize, LedgerError> {
-        let answer = self.inner.mismatched(ended).await;
+    async fn mismatched(&self) -> Result<usize, LedgerError> {
+        let answer = self.inner.mismatched().await;
         if let Ok(calls @ 1..) = answer {
             self.metrics.caller_id_mismatches.inc_by(calls as u64);
         }
