@@ -118,7 +118,7 @@ create function outdial.reserve(
     job_no bigint, slot timestamptz, refused text, next_at timestamptz,
     job_id text, phone text, name text, content jsonb, traceparent text, waited text, received_at timestamptz,
     said timestamptz
-) language plpgsql as $$
+) language plpgsql set enable_seqscan = off as $$
 #variable_conflict use_column
 declare
     v_now timestamptz;
@@ -417,7 +417,7 @@ end $$;
 create function outdial.authorise(
     p_worker bigint, p_slack interval, p_job bigint[], p_attempt uuid[], p_model text[], p_brand text[], p_region text[],
     p_rule text[], p_decision jsonb[], p_window_until timestamptz[], p_dry_run boolean
-) returns table (job_no bigint, attempt_no smallint, verdict text) language plpgsql as $$
+) returns table (job_no bigint, attempt_no smallint, verdict text) language plpgsql set enable_seqscan = off as $$
 #variable_conflict use_column
 declare
     v_now timestamptz;

@@ -24,14 +24,18 @@ $$;
 -- Answers written, overtaken (somebody else wrote a reading meanwhile) or rules (those of p_version hold no longer):
 -- then the pool is to be read again.
 create function outdial.adopt_pool(
-    p_model text, p_seen timestamptz, p_version bigint, p_attach jsonb, p_detach text[], p_name text, p_note text
+    p_model text, p_seen timestamptz, p_version bigint, p_attach jsonb, p_detach text[], p_name text, p_note text,
+    p_events text[]
 ) returns text language plpgsql as $$
 declare
     v_now timestamptz := clock_timestamp();
     v_tell boolean;
+    v_first boolean;
+    v_new text[];
+    v_gone text[];
 begin
-    select jsonb_array_length(p_attach) > 0 or cardinality(p_detach) > 0 or a.state <> 'active' or a.pool_read_at is null
-    into v_tell from outdial.agents a where a.model_id = p_model;
+    select a.pool_read_at is null, jsonb_array_length(p_attach) > 0 or cardinality(p_detach) > 0 or a.state <> 'active' or a.pool_read_at is null
+    into v_first, v_tell from outdial.agents a where a.model_id = p_model;
     if v_tell is null then return 'overtaken'; end if;
 
     if v_tell then
@@ -57,12 +61,27 @@ begin
     from jsonb_to_recordset(p_attach) n(number text, brand text, region text, tags text[])
     order by n.number
     on conflict (number) do nothing;
+    v_new := array(select n.number from jsonb_to_recordset(p_attach) n(number text)
+                   where not exists (select 1 from outdial.pool p where p.model_id = p_model and p.number = n.number and p.attached));
+    v_gone := array(select p.number from outdial.pool p where p.model_id = p_model and p.number = any (p_detach) and p.attached);
     insert into outdial.pool as p (model_id, number, slug, sid)
     select p_model, n.number, n.slug, n.sid from jsonb_to_recordset(p_attach) n(number text, slug text, sid text) order by n.number
     on conflict (model_id, number) do update
     set slug = excluded.slug, sid = excluded.sid, attached = true, changed_at = v_now;
     update outdial.pool p set attached = false, changed_at = v_now
-    where p.model_id = p_model and p.number = any (p_detach) and p.attached;
+    where p.model_id = p_model and p.number = any (v_gone);
+    -- What an agent begins with is no change.
+    if not v_first then
+        with moved as (
+            update outdial.numbers n set event_seq = n.event_seq + 1
+            from (select unnest(v_new) number, 'attached' reason union all select unnest(v_gone), 'detached') m
+            where n.number = m.number returning n.number, n.event_seq, n.state, m.reason
+        )
+        insert into outdial.outbox (type, subject, sequence, data)
+        select 'number.state_changed', number, event_seq,
+               jsonb_build_object('number', number, 'state', state, 'was', state, 'reason', reason, 'model_id', p_model)
+        from moved where outdial.wants(p_events, 'number.state_changed') order by number;
+    end if;
     perform outdial.raise_epoch();
     return 'written';
 end $$;

@@ -12,7 +12,7 @@ use crate::core::ids::{AccountName, ModelId};
 use crate::core::outcome::ProviderError;
 use crate::core::phone::E164;
 use crate::engine::pool::{Reader, RulesNow, Synced};
-use crate::store::{self, AgentRow, NumberRow, Pool};
+use crate::store::{self, AgentRow, NumberRow, Pool, Pools};
 use crate::synthflow::{Client, ClientConfig};
 
 #[derive(Debug, clap::Args)]
@@ -164,6 +164,7 @@ fn limits(number: &NumberRow) -> String {
 /// An agent, its account and what is needed to read its pool.
 struct Desk {
     pool: Pool,
+    ledger: Pools,
     client: Client,
     account: AccountName,
     model: ModelId,
@@ -187,7 +188,8 @@ impl Desk {
         let client = client(&config, &account)?;
         let rules = Arc::new(rules);
         let rules = RulesNow::new(move || (version, Arc::clone(&rules)));
-        Ok(Self { pool, client, account, model: one.model, rules })
+        let ledger = Pools::new(pool.clone(), config.events);
+        Ok(Self { pool, ledger, client, account, model: one.model, rules })
     }
 
     async fn attach(&self, what: &What) -> Result<(), Failure> {
@@ -220,7 +222,7 @@ impl Desk {
         let reader = Reader {
             account: &self.account,
             model: &self.model,
-            ledger: &self.pool,
+            ledger: &self.ledger,
             provider: &self.client,
             rules: &self.rules,
         };

@@ -10,6 +10,7 @@ use sqlx::postgres::types::PgInterval;
 use sqlx::{PgPool, Row};
 
 use super::intake::Remembered;
+use super::pool::Pools;
 use crate::core::events::EventTypes;
 use crate::core::ids::RoutingVersion;
 use crate::core::ledger::Control;
@@ -90,6 +91,11 @@ impl Ledger {
 
     pub fn pool(&self) -> &PgPool {
         &self.pool
+    }
+
+    /// Its view of pools.
+    pub fn pools(&self) -> Pools {
+        Pools { db: self.pool.clone(), events: self.events.clone() }
     }
 
     pub(super) fn events(&self) -> Option<&[&'static str]> {

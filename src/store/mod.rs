@@ -27,7 +27,7 @@ pub use accounts::{ConfiguredAccount, ensure_accounts};
 pub use checks::{ServerFacts, server_facts};
 pub use connect::{ConnectError, PATIENCE_AT_START, PATIENCE_OF_COMMANDS, Purpose, connect, error_text};
 pub use ledger::Ledger;
-pub use pool::{AgentRow, NumberRow, agent, agent_unavailable, rules_in_use, want_agent};
+pub use pool::{AgentRow, NumberRow, Pools, agent, agent_unavailable, rules_in_use, want_agent};
 pub use roles::missing_grants;
 pub use schema::{SchemaStatus, migrate, schema_digest, schema_status};
 /// The database's own error, for rooms that don't know the driver.

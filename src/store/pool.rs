@@ -1,6 +1,7 @@
 //! Agents and their pools.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
 use std::time::Duration;
 
 use chrono::{DateTime, Utc};
@@ -9,6 +10,7 @@ use sqlx::types::Json;
 use sqlx::{PgPool, Row};
 
 use super::ledger::{interval, ledger_error, unreadable};
+use crate::core::events::EventTypes;
 use crate::core::ids::{AccountName, ModelId, RoutingVersion};
 use crate::core::phone::E164;
 use crate::core::pool::{Change, Handles, Known, Listed};
@@ -44,8 +46,21 @@ pub async fn agent_unavailable(
         .map_err(ledger_error)
 }
 
-/// The connections themselves serve: reading a pool needs no worker.
-impl PoolLedger for PgPool {
+/// Where pools are written down: that needs no worker.
+#[derive(Debug, Clone)]
+pub struct Pools {
+    pub(super) db: PgPool,
+    /// Which events are written; `None`: all.
+    pub(super) events: Option<Arc<[&'static str]>>,
+}
+
+impl Pools {
+    pub fn new(db: PgPool, events: EventTypes) -> Self {
+        Self { db, events: events.names().map(Into::into) }
+    }
+}
+
+impl PoolLedger for Pools {
     async fn expect(&self, account: &AccountName, agents: &[ModelId]) -> Result<(), LedgerError> {
         let agents: Vec<&str> = agents.iter().map(ModelId::as_str).collect();
         sqlx::query(
@@ -55,7 +70,7 @@ impl PoolLedger for PgPool {
         )
         .bind(agents)
         .bind(account.as_str())
-        .execute(self)
+        .execute(&self.db)
         .await
         .map(drop)
         .map_err(ledger_error)
@@ -72,7 +87,7 @@ impl PoolLedger for PgPool {
         )
         .bind(account.as_str())
         .bind(interval(refresh))
-        .fetch_all(self)
+        .fetch_all(&self.db)
         .await
         .map_err(ledger_error)?;
         models.iter().map(|model| ModelId::parse(model).map_err(|_| unreadable("an agent's id"))).collect()
@@ -86,7 +101,7 @@ impl PoolLedger for PgPool {
         )
         .bind(model.as_str())
         .bind(account.as_str())
-        .fetch_one(self)
+        .fetch_one(&self.db)
         .await
         .map_err(ledger_error)?;
         let doubted: Option<Json<Vec<String>>> = row.get(1);
@@ -95,7 +110,7 @@ impl PoolLedger for PgPool {
         let numbers =
             sqlx::query("select number, slug, sid from outdial.pool where model_id = $1 and attached")
                 .bind(model.as_str())
-                .fetch_all(self)
+                .fetch_all(&self.db)
                 .await
                 .map_err(ledger_error)?;
         let mut attached = BTreeMap::new();
@@ -115,7 +130,7 @@ impl PoolLedger for PgPool {
         change: &Change,
         attach: &[Listed],
     ) -> Result<Written, LedgerError> {
-        let word: String = sqlx::query_scalar("select outdial.adopt_pool($1, $2, $3, $4, $5, $6, $7)")
+        let word: String = sqlx::query_scalar("select outdial.adopt_pool($1, $2, $3, $4, $5, $6, $7, $8)")
             .bind(model.as_str())
             .bind(seen)
             .bind(version.0)
@@ -123,7 +138,8 @@ impl PoolLedger for PgPool {
             .bind(change.detach.iter().map(E164::as_str).collect::<Vec<_>>())
             .bind(change.name.as_deref())
             .bind(change.note.as_deref())
-            .fetch_one(self)
+            .bind(self.events.as_deref())
+            .fetch_one(&self.db)
             .await
             .map_err(ledger_error)?;
         match word.as_str() {
@@ -153,7 +169,7 @@ impl PoolLedger for PgPool {
         .bind(seen)
         .bind(Json(numbers))
         .bind(why)
-        .execute(self)
+        .execute(&self.db)
         .await
         .map_err(ledger_error)?;
         Ok(if done.rows_affected() == 1 { Written::Yes } else { Written::Overtaken })
@@ -163,7 +179,7 @@ impl PoolLedger for PgPool {
         sqlx::query("update outdial.agents set pool_tried_at = clock_timestamp(), pool_error = $2 where model_id = $1")
             .bind(model.as_str())
             .bind(error)
-            .execute(self)
+            .execute(&self.db)
             .await
             .map(drop)
             .map_err(ledger_error)
@@ -175,7 +191,7 @@ impl PoolLedger for PgPool {
         )
         .bind(model.as_str())
         .bind(number.as_str())
-        .fetch_one(self)
+        .fetch_one(&self.db)
         .await
         .map_err(ledger_error)
     }
@@ -186,7 +202,7 @@ impl PoolLedger for PgPool {
         model: &ModelId,
         why: &str,
     ) -> Result<(), LedgerError> {
-        agent_unavailable(self, account, model, why).await
+        agent_unavailable(&self.db, account, model, why).await
     }
 }
 

@@ -34,6 +34,7 @@ macro_rules! labels {
 labels! {
     ByReason { reason }
     ByResult { result }
+    ByChange { change }
     ByStatement { statement }
     ByOutcome { outcome }
     ByDisposition { disposition }
@@ -155,6 +156,8 @@ metrics! {
         "Places under concurrency limits that were miscounted and put right; anything but 0 is a fault of outdial", Counter::default();
     pool_syncs: Family<ByResult, Counter> = "pool_syncs",
         "Reads of an agent's attached numbers at the provider, by result", Family::default();
+    pool_changes: Family<ByChange, Counter> = "pool_changes",
+        "Numbers that reads of an agent's pool found attached or detached since the one before, the first read included", Family::default();
     events_published: Family<ByType, Counter> = "events_published",
         "Events confirmed by the broker, by type", Family::default();
     outbox_rows: Gauge = "outbox_rows", "Events not yet confirmed by the broker", Gauge::default();

@@ -1,6 +1,7 @@
 //! Who is called, and how often: suppressions, consent, caps for each callee, retries.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, HashMap, HashSet};
+use std::io::Write;
 use std::time::Duration;
 
 use outdial::synthflow::sandbox::LedgerEntry;
@@ -81,6 +82,49 @@ async fn a_suppressed_phone_is_refused_and_never_called() {
     assert_eq!(stage.run(&["suppress", "remove", &phone(0)]).await, "1 removed\n");
     stage.publish(&[job_of("again", "spring", 0)]).await;
     stage.stands("again", "done", None).await;
+    stage.stopped(worker).await;
+}
+
+/// `OUTDIAL_SUPPRESSIONS` of them, and a campaign with one percent of them in it.
+#[tokio::test]
+async fn of_many_suppressed_phones_none_is_called() {
+    let n: usize = std::env::var("OUTDIAL_SUPPRESSIONS").map_or(20_000, |n| n.parse().unwrap());
+    let area = |i: usize| 212 + 100 * (i / 8_000_000);
+    let suppressed = |i: usize| format!("+1{}{:03}{:04}", area(i), 200 + i / 10_000 % 800, i % 10_000);
+    let stage = stage("").await;
+    // A worker that knows its tables small and finds them huge.
+    let worker = stage.worker(&[]).await;
+    stage.publish(&[job("before", "spring", &phone(1_000))]).await;
+    stage.stands("before", "done", None).await;
+    let mut file = tempfile::NamedTempFile::new().unwrap();
+    {
+        let mut file = std::io::BufWriter::new(file.as_file_mut());
+        writeln!(file, "phone").unwrap();
+        (0..n).for_each(|i| writeln!(file, "{}", suppressed(i)).unwrap());
+    }
+    let import = ["suppress", "import", file.path().to_str().unwrap(), "--source", "many"];
+    let began = outdial::clock::monotonic();
+    let limit = LONG + Duration::from_micros(30 * n as u64);
+    let (status, told) = stage.start(&import, &[]).wait(limit).await;
+    assert!(status.success() && told.contains(&format!("{n} phones, {n} new")), "{told}");
+    let took = began.elapsed();
+
+    let refused = n / 100;
+    let all: Vec<Value> = (0..refused)
+        .map(|i| job(&format!("no-{i}"), "spring", &suppressed(100 * i)))
+        .chain((0..refused / 10).map(|i| job(&format!("yes-{i}"), "spring", &phone(i))))
+        .collect();
+    let limit = LONG + Duration::from_millis(2 * all.len() as u64);
+    for some in all.chunks(10_000) {
+        stage.publish(some).await;
+    }
+    stage.jobs("refused", Some("suppressed"), refused as i64, limit).await;
+    stage.jobs("done", None, refused as i64 / 10 + 1, limit).await;
+    let posts = stage.posts();
+    assert_eq!(posts.len(), refused / 10 + 1);
+    let open: HashSet<String> = (0..refused / 10).map(phone).chain([phone(1_000)]).collect();
+    assert!(posts.iter().all(|post| open.contains(post.phone.as_ref().unwrap())));
+    println!("suppressions: {n} imported in {took:.1?}; of a campaign with {refused} of them 0 called");
     stage.stopped(worker).await;
 }
 

@@ -25,7 +25,7 @@ async fn with_stage(side: &Side, limits: Limits, refresh: Duration, meanwhile: i
     let (tracker, cancel) = (TaskTracker::new(), CancellationToken::new());
     let stage = PoolStage {
         account: side.account.clone(),
-        ledger: side.db.clone(),
+        ledger: side.pools(),
         provider: side.client(KEY),
         duties: side.worker().await,
         keys: side.keys(),
@@ -60,6 +60,14 @@ async fn a_wanted_pool_is_read_with_the_limits_of_the_rules_and_detached_numbers
         eventually(SOON, async || (side.attached().await.len() == 3).then_some(())).await;
         assert!(side.count("select epoch from outdial.control").await > epoch, "workers are told");
         assert_eq!(side.count("select count(*) from outdial.pool where not attached").await, 1);
+        side.sandbox.set_pool("default", AGENT, &NUMBERS).unwrap();
+        store::want_agent(&side.db, &side.model, &side.account).await.unwrap();
+        eventually(SOON, async || (side.attached().await.len() == 4).then_some(())).await;
+        // What an agent begins with is no news; what changes under way is.
+        let told =
+            "select string_agg(subject || ' ' || (data ->> 'reason') || ' ' || sequence, ', ' order by id)
+                    from outdial.outbox where type = 'number.state_changed'";
+        assert_eq!(side.text(told).await.unwrap(), "+442079460146 detached 1, +442079460146 attached 2");
     })
     .await;
     assert_eq!(side.count("select count(*) from outdial.duties").await, 0, "the duty is left at the end");
@@ -107,7 +115,7 @@ async fn an_agent_that_is_gone_is_held_until_it_is_back() {
     assert_eq!(side.text(state).await.as_deref(), Some("unavailable"));
     assert_eq!(side.attached().await.len(), 4, "its numbers stay");
     assert!(
-        side.db.due(&side.account, Duration::from_secs(300)).await.unwrap().is_empty(),
+        side.pools().due(&side.account, Duration::from_secs(300)).await.unwrap().is_empty(),
         "not at once again"
     );
     side.sandbox.set_pool("default", AGENT, &NUMBERS).unwrap();
@@ -123,7 +131,7 @@ async fn a_failed_reading_changes_nothing_but_what_went_wrong() {
     let reader = Reader {
         account: &side.account,
         model: &side.model,
-        ledger: &side.db,
+        ledger: &side.pools(),
         provider: &provider,
         rules: &rules,
     };
@@ -137,14 +145,14 @@ async fn a_failed_reading_changes_nothing_but_what_went_wrong() {
 #[tokio::test]
 async fn of_two_readings_at_once_one_counts_and_new_rules_void_a_reading() {
     let side = Side::new(&NUMBERS, |_| {}).await;
-    let first = side.db.begin_reading(&side.account, &side.model).await.unwrap();
+    let first = side.pools().begin_reading(&side.account, &side.model).await.unwrap();
     side.sync().await;
     let change = Change { detach: vec![E164::from_canonical(NUMBERS[0]).unwrap()], ..Change::default() };
     let write = async |seen, version| {
-        side.db.adopt(&side.model, seen, RoutingVersion(version), &change, &[]).await.unwrap()
+        side.pools().adopt(&side.model, seen, RoutingVersion(version), &change, &[]).await.unwrap()
     };
     assert_eq!(write(first.seen, 0).await, Written::Overtaken);
-    let second = side.db.begin_reading(&side.account, &side.model).await.unwrap();
+    let second = side.pools().begin_reading(&side.account, &side.model).await.unwrap();
     assert_eq!(write(second.seen, 7).await, Written::OtherRules);
     assert_eq!(side.attached().await.len(), 4);
     assert_eq!(write(second.seen, 0).await, Written::Yes);
@@ -168,7 +176,7 @@ async fn after_a_refused_caller_id_a_burst_of_questions_shares_a_reading() {
     let reader = Reader {
         account: &side.account,
         model: &side.model,
-        ledger: &side.db,
+        ledger: &side.pools(),
         provider: &provider,
         rules: &rules,
     };

@@ -10,7 +10,7 @@ use outdial::core::rules::{Compiled, Limits, Settings};
 use outdial::engine::accounts::AccountKeys;
 use outdial::engine::pace::Pace;
 use outdial::engine::pool::{Reader, RulesNow, Synced};
-use outdial::store::{self, ConfiguredAccount, Ledger, Purpose};
+use outdial::store::{self, ConfiguredAccount, Ledger, Pools, Purpose};
 use outdial::synthflow::sandbox::{AccountConfig, AgentConfig, Sandbox, SandboxConfig};
 use outdial::synthflow::{Client, ClientConfig};
 use secrecy::SecretString;
@@ -66,6 +66,10 @@ impl Side {
         Client::new(&ClientConfig::new(self.sandbox.base_url(), SecretString::from(key.to_owned()))).unwrap()
     }
 
+    pub fn pools(&self) -> Pools {
+        Pools::new(self.db.clone(), EventTypes::all())
+    }
+
     /// A worker's ledger, registered.
     pub async fn worker(&self) -> Ledger {
         Ledger::register(self.db.clone(), LEASE, EventTypes::all(), false).await.unwrap()
@@ -89,7 +93,7 @@ impl Side {
         let reader = Reader {
             account: &self.account,
             model: &self.model,
-            ledger: &self.db,
+            ledger: &self.pools(),
             provider: &provider,
             rules: &rules,
         };

@@ -361,7 +361,11 @@ async fn a_number_that_was_not_shown_is_judged_whoever_wrote_it_down_and_however
     let figures = Figures::of(&worker).await;
     assert_eq!(figures.sum("caller_id_mismatches_total"), 1.0);
     assert_eq!(ended_from(&stage, &attempt, "first", "'+12125550000'").await, 0);
-    assert_eq!(stage.count("select count(*) from outdial.mismatches").await, 0, "what was told before is no news");
+    assert_eq!(
+        stage.count("select count(*) from outdial.mismatches").await,
+        0,
+        "what was told before is no news"
+    );
     stage.stopped(worker).await;
 }
 

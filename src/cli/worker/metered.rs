@@ -1,6 +1,6 @@
 //! What the stages reach outside, counted on its way.
 
-use std::collections::HashSet;
+use std::collections::{BTreeSet, HashSet};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -10,17 +10,20 @@ use crate::clock;
 use crate::core::call::{Assistant, CallPage, CallRecord, ListCalls};
 use crate::core::ends::End;
 use crate::core::events::EventType;
-use crate::core::ids::{AccountName, AttemptId, CallId, ModelId};
+use crate::core::ids::{AccountName, AttemptId, CallId, ModelId, RoutingVersion};
 use crate::core::outcome::ProviderError;
+use crate::core::phone::E164;
+use crate::core::pool::{Change, Listed};
 use crate::core::reconcile::GiveUp;
 use crate::core::states::Disposition;
 use crate::engine::ends::{EndsLedger, Open};
 use crate::engine::outbox::EventSink;
+use crate::engine::pool::{Begun, PoolLedger, Written};
 use crate::engine::ports::LedgerError;
 use crate::engine::provider::{ReadsCalls, ReadsPools};
 use crate::engine::reconcile::{EvidenceLedger, Heard, Sought};
 use crate::telemetry::Metrics;
-use crate::telemetry::metrics::{ByDisposition, ByPoll, ByResult, ByType};
+use crate::telemetry::metrics::{ByChange, ByDisposition, ByPoll, ByResult, ByType};
 
 /// The same thing, counted.
 #[derive(Debug, Clone)]
@@ -94,6 +97,63 @@ impl<L: EndsLedger> EndsLedger for Metered<L> {
             self.metrics.caller_id_mismatches.inc_by(calls as u64);
         }
         answer
+    }
+}
+
+impl<L: PoolLedger> PoolLedger for Metered<L> {
+    async fn expect(&self, account: &AccountName, agents: &[ModelId]) -> Result<(), LedgerError> {
+        self.inner.expect(account, agents).await
+    }
+
+    async fn due(&self, account: &AccountName, refresh: Duration) -> Result<Vec<ModelId>, LedgerError> {
+        self.inner.due(account, refresh).await
+    }
+
+    async fn begin_reading(&self, account: &AccountName, model: &ModelId) -> Result<Begun, LedgerError> {
+        self.inner.begin_reading(account, model).await
+    }
+
+    async fn adopt(
+        &self,
+        model: &ModelId,
+        seen: Option<DateTime<Utc>>,
+        version: RoutingVersion,
+        change: &Change,
+        attach: &[Listed],
+    ) -> Result<Written, LedgerError> {
+        let answer = self.inner.adopt(model, seen, version, change, attach).await;
+        if let Ok(Written::Yes) = answer {
+            for (change, numbers) in [("attached", attach.len()), ("detached", change.detach.len())] {
+                self.metrics.pool_changes.get_or_create(&ByChange { change }).inc_by(numbers as u64);
+            }
+        }
+        answer
+    }
+
+    async fn hold_back(
+        &self,
+        model: &ModelId,
+        seen: Option<DateTime<Utc>>,
+        doubted: &BTreeSet<E164>,
+    ) -> Result<Written, LedgerError> {
+        self.inner.hold_back(model, seen, doubted).await
+    }
+
+    async fn keep(&self, model: &ModelId, error: &str) -> Result<(), LedgerError> {
+        self.inner.keep(model, error).await
+    }
+
+    async fn is_attached(&self, model: &ModelId, number: &E164) -> Result<bool, LedgerError> {
+        self.inner.is_attached(model, number).await
+    }
+
+    async fn unavailable(
+        &self,
+        account: &AccountName,
+        model: &ModelId,
+        why: &str,
+    ) -> Result<(), LedgerError> {
+        self.inner.unavailable(account, model, why).await
     }
 }
 
