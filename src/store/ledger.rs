@@ -94,7 +94,7 @@ impl Ledger {
     }
 
     /// Its view of pools.
-    pub fn pools(&self) -> Pools {
+    pub fn pool_ledger(&self) -> Pools {
         Pools { db: self.pool.clone(), events: self.events.clone() }
     }
 

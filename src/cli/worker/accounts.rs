@@ -160,7 +160,7 @@ impl Accounts {
             tasks.spawn(keys.run(stop.clone()));
             let pools = PoolStage {
                 account: name.clone(),
-                ledger: self.metered(&self.ledger.pools()),
+                ledger: self.metered(&self.ledger.pool_ledger()),
                 provider: self.metered(&account.client),
                 duties: Ledger::clone(&self.ledger),
                 keys: Arc::clone(&self.keys),
@@ -307,7 +307,7 @@ impl Desk for Accounts {
         let reader = Reader {
             account,
             model,
-            ledger: &self.metered(&self.ledger.pools()),
+            ledger: &self.metered(&self.ledger.pool_ledger()),
             provider: &self.metered(&here.client),
             rules: self.rules.get()?,
         };
