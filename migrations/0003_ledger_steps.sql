@@ -703,6 +703,7 @@ create function outdial.finish_late(
     ), mistaken as (
         insert into outdial.mismatches (attempt_id, number)
         select attempt_id, from_phone_number from tried where caller_id_verified = false order by attempt_id
+        on conflict do nothing
     ), numbered as (
         -- Two events an attempt: its numbers among those of the job end so far before the last.
         select t.*, 2 * (row_number() over (partition by t.job_no order by t.attempt_no desc) - 1) as back from tried t
@@ -773,6 +774,7 @@ begin
     ), mistaken as (
         insert into outdial.mismatches (attempt_id, number)
         select attempt_id, from_phone_number from tried where caller_id_verified = false order by attempt_id
+        on conflict do nothing
     ), sums as (
         select m.job_no, count(*)::int as n, max(m.reason) as reason, count(*) filter (where m.state <> 'placed') as unheard,
                -- A call that was learned of late may not be the job's last.

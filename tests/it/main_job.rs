@@ -7,12 +7,15 @@ use crate::support::stage::{ANY_NUMBER, Stage, job, jobs, most_in_window, number
 
 const SOON: Duration = Duration::from_secs(30);
 
+/// As many connections as the default has; other tests make do with fewer.
+const AS_IT_COMES: (&str, &str) = ("OUTDIAL__DATABASE__CONNECTIONS_MAX", "10");
+
 #[tokio::test]
 async fn a_job_becomes_a_call_from_a_number_of_the_pool_and_is_recorded() {
     let pool = numbers(3);
     let stage = Stage::new(sandbox_config(&pool)).await;
     stage.route("per_second = 1, per_day = 10", ANY_NUMBER).await;
-    let worker = stage.worker(&[]).await;
+    let worker = stage.worker(&[AS_IT_COMES]).await;
 
     stage.publish(&[job("first", "spring", "+14155550123")]).await;
     let posts = stage.posted(1, SOON).await;
@@ -42,7 +45,7 @@ async fn a_thousand_jobs_keep_every_limit_over_two_workers() {
     let pool = numbers(20);
     let stage = Stage::new(sandbox_config(&pool)).await;
     stage.route("per_second = 3, per_minute = 60, concurrent = 4", ANY_NUMBER).await;
-    let (one, two) = (stage.worker(&[]).await, stage.worker(&[]).await);
+    let (one, two) = (stage.worker(&[AS_IT_COMES]).await, stage.worker(&[AS_IT_COMES]).await);
     stage.publish(&jobs("big", 1000)).await;
     let posts = stage.posted(1000, Duration::from_secs(60)).await;
     stage.jobs("done", None, 1000, SOON).await;

@@ -20,8 +20,6 @@ use crate::support::{Database, Outdial, Vhost, assert_discreet, busy, database, 
 pub const SOON: Duration = Duration::from_secs(60);
 /// The shortest lease there is.
 pub const LEASE: (&str, &str) = ("OUTDIAL__WORKER__LEASE", "3s");
-/// Each connection plans every statement for itself, and hundreds of workers start here.
-const FEW: (&str, &str) = ("OUTDIAL__DATABASE__CONNECTIONS_MAX", "4");
 /// As long as an unknown call is looked for in vain: short, and found well within it by a worker that reads fast.
 const QUARANTINE: (&str, &str) = ("OUTDIAL__RECONCILE__QUARANTINE", "3s");
 const FAST_READS: (&str, &str) = ("OUTDIAL__CALLS__READS_PER_SECOND", "100");
@@ -112,7 +110,7 @@ impl Round {
     }
 
     pub async fn worker(&self) -> Outdial {
-        self.stage.worker(&[LEASE, FEW]).await
+        self.stage.worker(&[LEASE]).await
     }
 
     /// A worker to which something happens at a point: `kill`, `stop`, `lose` or `hold:MS`.
@@ -127,7 +125,7 @@ impl Round {
     /// One that looks for unknown calls as an heir does.
     pub async fn doomed_seeker(&self, point: &str, what: &str) -> Outdial {
         let failpoint = format!("{point}:1={what}");
-        let env = [LEASE, FEW, QUARANTINE, FAST_READS, ("OUTDIAL_FAILPOINT", failpoint.as_str())];
+        let env = [LEASE, QUARANTINE, FAST_READS, ("OUTDIAL_FAILPOINT", failpoint.as_str())];
         self.started(self.stage.start(&["worker"], &env)).await
     }
 
@@ -136,7 +134,6 @@ impl Round {
         let failpoint = format!("{point}:1={what}");
         let env = [
             LEASE,
-            FEW,
             FAST_READS,
             ("OUTDIAL_FAILPOINT", failpoint.as_str()),
             ("SYNTHFLOW_WEBHOOK_SECRET", WEBHOOK_SECRET),
@@ -157,7 +154,7 @@ impl Round {
     /// One that may not live to say that it has started.
     pub fn doomed_at_start(&self, point: &str, hit: usize, what: &str) -> Outdial {
         let failpoint = format!("{point}:{hit}={what}");
-        self.stage.start(&["worker"], &[LEASE, FEW, ("OUTDIAL_FAILPOINT", &failpoint)])
+        self.stage.start(&["worker"], &[LEASE, ("OUTDIAL_FAILPOINT", &failpoint)])
     }
 
     /// Publishes jobs to callees of their own, and waits for the confirms.
@@ -257,7 +254,7 @@ impl Round {
         let before: Vec<usize> = in_flight.iter().map(|job| self.posts_of(job)).collect();
         assert!(before.iter().all(|posts| *posts <= 1));
         self.bury().await;
-        let heir = self.stage.worker(&[LEASE, FEW, QUARANTINE, FAST_READS]).await;
+        let heir = self.stage.worker(&[LEASE, QUARANTINE, FAST_READS]).await;
         let unsent = in_flight.iter().filter(|job| self.posts_of(job) == 0);
         let mut reviewed: Vec<String> = unsent.chain(not_there).cloned().collect();
         reviewed.sort();

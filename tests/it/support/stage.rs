@@ -78,6 +78,8 @@ impl Stage {
             ("SYNTHFLOW_API_KEY", KEY.to_owned()),
             ("OUTDIAL__HTTP__LISTEN", "127.0.0.1:0".to_owned()),
             ("OUTDIAL__CALLS__POLL", "200ms".to_owned()),
+            // Each connection plans every statement for itself, and a suite starts hundreds of workers.
+            ("OUTDIAL__DATABASE__CONNECTIONS_MAX", "5".to_owned()),
             ("RUST_LOG", "info".to_owned()),
         ]
         .map(|(name, value)| (name.to_owned(), value))
