@@ -130,7 +130,7 @@ async fn a_limiter_in_each_process_is_too_little_for_three_and_is_found() {
     let published = jobs("spring", 60);
     stage.publish(&published).await;
     stage.posted(30, LONG).await;
-    let said = found(async { stage.within(&[(1, 2)]) }).await;
+    let said = found(stage.within(&[(1, 2)])).await;
     assert!(said.contains("calls in 1 s, and may make 2"), "{said}");
     for worker in [one, two, three] {
         drop(worker);
