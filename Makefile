@@ -1,7 +1,7 @@
 # `make demo` and `make test` need nothing but git, make, curl, a C compiler and Rust; the rest is installed if missing.
 CARGO ?= cargo
 
-.PHONY: demo test crash chaos fuzz fmt lint check help
+.PHONY: demo test crash chaos fuzz bench fmt lint check help
 
 help:
 	@echo 'make demo    the main job, start to end, on private servers'
@@ -9,6 +9,7 @@ help:
 	@echo 'make crash   the crash table, each row 200 times (CRASH_TIMES=n: n times)'
 	@echo 'make chaos   everything goes wrong at once, for 10 minutes (SECONDS=n, RATE=jobs a second, SEED=n: that schedule again)'
 	@echo 'make fuzz    what comes from outside, as hostile as it may be (FUZZ_SECONDS=n for each of five targets: 60)'
+	@echo 'make bench   how fast it is beside the textbook pipeline, and where the time goes (JOBS=n, RUNS=n, JSON=file)'
 	@echo 'make fmt     format the sources'
 	@echo 'make lint    formatting and clippy, warnings are errors'
 	@echo 'make check   compile everything, run nothing'
@@ -48,6 +49,14 @@ fuzz:
 		$(CARGO) +nightly fuzz run --fuzz-dir tests/fuzz $$target $$work tests/fuzz/corpus/$$target -- \
 			-max_total_time=$(FUZZ_SECONDS) -rss_limit_mb=512 -max_len=65536 -timeout=20; \
 		rm -rf $$work/*; done; rm -rf $$work
+
+# An optimised build, on private servers that lose nothing; everything on this machine, so only ratios mean something.
+JOBS ?= 500000
+RUNS ?= 1
+JSON ?=
+bench:
+	@deploy/local/install.sh
+	@deploy/local/with-tmp.sh $(CARGO) bench --locked --bench bench -- --jobs $(JOBS) --runs $(RUNS) $(if $(JSON),--json $(JSON))
 
 fmt:
 	$(CARGO) fmt

@@ -1,0 +1,161 @@
+//! The private servers of a run, and queues filled before anybody consumes.
+
+use std::process::{Child, Command, Stdio};
+use std::time::Duration;
+
+use anyhow::{Context, Result, bail};
+use lapin::options::{
+    BasicPublishOptions, ConfirmSelectOptions, QueueBindOptions, QueueDeclareOptions, QueuePurgeOptions,
+};
+use lapin::types::FieldTable;
+use lapin::{BasicProperties, Connection, ConnectionProperties};
+use outdial::clock;
+use outdial::local::{Given, Servers};
+use serde_json::json;
+use sqlx::{Connection as _, PgConnection};
+
+pub const AGENT: &str = "agent-bench";
+pub const NUMBERS: usize = 2_000;
+/// Messages on their way to the broker at a time.
+const UNCONFIRMED: usize = 2_000;
+
+#[derive(Debug)]
+pub struct Ground {
+    pub servers: Servers,
+    _folder: tempfile::TempDir,
+}
+
+impl Ground {
+    /// With fsync, as in production.
+    pub fn start() -> Result<Self> {
+        let folder = tempfile::Builder::new().prefix("outdial-bench-").tempdir()?;
+        let everybody = std::os::unix::fs::PermissionsExt::from_mode(0o711); // root's servers run as other users
+        std::fs::set_permissions(folder.path(), everybody)?;
+        let servers = Servers::start(Given::default(), folder.path(), true, 0)?;
+        Ok(Self { servers, _folder: folder })
+    }
+
+    /// An empty database.
+    pub async fn database(&self, name: &str) -> Result<String> {
+        let mut admin = PgConnection::connect(&self.servers.admin_url()).await?;
+        for statement in [format!("drop database if exists {name}"), format!("create database {name}")] {
+            sqlx::query(sqlx::AssertSqlSafe(statement)).execute(&mut admin).await?;
+        }
+        Ok(self.servers.database_url(name))
+    }
+
+    /// Fills a quorum queue with so many jobs, each to a callee of its own; what it held is gone.
+    pub async fn fill(&self, queue: &str, jobs: usize) -> Result<()> {
+        let connection =
+            Connection::connect(&self.servers.amqp_url(), ConnectionProperties::default()).await?;
+        let channel = connection.create_channel().await?;
+        if queue != "outdial.jobs" {
+            let mut arguments = FieldTable::default();
+            arguments.insert("x-queue-type".into(), lapin::types::AMQPValue::LongString("quorum".into()));
+            let durable = QueueDeclareOptions { durable: true, ..QueueDeclareOptions::default() };
+            channel.queue_declare(queue.into(), durable, arguments).await?;
+        }
+        channel.queue_purge(queue.into(), QueuePurgeOptions::default()).await?;
+        channel.confirm_select(ConfirmSelectOptions::default()).await?;
+        let mut confirms = std::collections::VecDeque::new();
+        for n in 0..jobs {
+            let body = job(n).to_string();
+            let persistent = BasicProperties::default().with_delivery_mode(2);
+            let options = BasicPublishOptions::default();
+            confirms.push_back(
+                channel.basic_publish("".into(), queue.into(), options, body.as_bytes(), persistent).await?,
+            );
+            if confirms.len() >= UNCONFIRMED
+                && let Some(confirm) = confirms.pop_front()
+            {
+                confirm.await?;
+            }
+        }
+        for confirm in confirms {
+            if !confirm.await?.is_ack() {
+                bail!("the broker refused a message");
+            }
+        }
+        connection.close(200, "done".into()).await?;
+        Ok(())
+    }
+
+    /// A queue that hears every event and that nobody reads.
+    pub async fn listen(&self) -> Result<()> {
+        let connection =
+            Connection::connect(&self.servers.amqp_url(), ConnectionProperties::default()).await?;
+        let channel = connection.create_channel().await?;
+        let durable = QueueDeclareOptions { durable: true, ..QueueDeclareOptions::default() };
+        channel.queue_declare("bench.events".into(), durable, FieldTable::default()).await?;
+        channel
+            .queue_bind(
+                "bench.events".into(),
+                "outdial.events".into(),
+                "#".into(),
+                QueueBindOptions::default(),
+                FieldTable::default(),
+            )
+            .await?;
+        channel.queue_purge("bench.events".into(), QueuePurgeOptions::default()).await?;
+        connection.close(200, "done".into()).await?;
+        Ok(())
+    }
+}
+
+pub fn job(n: usize) -> serde_json::Value {
+    json!({
+        "job_id": format!("bench-{n}"), "campaign_id": format!("campaign-{}", n % 10), "model_id": AGENT,
+        "phone": format!("+1{}{:07}", [212, 312, 415, 206][n % 4], 2_000_000 + n), "name": "A Callee",
+    })
+}
+
+/// A process that is ended with the bench.
+#[derive(Debug)]
+pub struct Process {
+    child: Child,
+    pub pid: u32,
+}
+
+impl Process {
+    pub fn start(command: &mut Command) -> Result<Self> {
+        let child = command.stdin(Stdio::null()).spawn().context("a program of the bench")?;
+        let pid = child.id();
+        Ok(Self { child, pid })
+    }
+
+    /// This program in another role.
+    pub fn role(arguments: &[&str], stdout: Stdio) -> Result<Self> {
+        Self::start(Command::new(std::env::current_exe()?).args(arguments).stdout(stdout))
+    }
+
+    pub fn stdout(&mut self) -> Result<std::process::ChildStdout> {
+        self.child.stdout.take().context("its output is piped")
+    }
+
+    pub fn ended(&mut self) -> Result<bool> {
+        Ok(self.child.try_wait()?.is_some())
+    }
+
+    /// Waits for its own end.
+    pub async fn wait(&mut self, limit: Duration) -> Result<()> {
+        let end = clock::monotonic() + limit;
+        while clock::monotonic() < end {
+            if let Some(status) = self.child.try_wait()? {
+                return if status.success() {
+                    Ok(())
+                } else {
+                    bail!("a program of the bench failed: {status}")
+                };
+            }
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+        bail!("a program of the bench has not ended after {limit:?}")
+    }
+}
+
+impl Drop for Process {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
