@@ -22,11 +22,12 @@ $$;
 -- Writes a reading of a pool that counts. p_seen: pool_tried_at as it was when the reading began; p_attach: objects of
 -- number, slug, sid, brand, region, tags and limits as the rules of p_version have them.
 -- Answers written, overtaken (somebody else wrote a reading meanwhile) or rules (those of p_version hold no longer):
--- then the pool is to be read again.
+-- then the pool is to be read again; and how many numbers have come and gone.
 create function outdial.adopt_pool(
     p_model text, p_seen timestamptz, p_version bigint, p_attach jsonb, p_detach text[], p_name text, p_note text,
     p_events text[]
-) returns text language plpgsql as $$
+) returns table (outcome text, attached int, detached int) language plpgsql as $$
+#variable_conflict use_column
 declare
     v_now timestamptz := clock_timestamp();
     v_tell boolean;
@@ -36,12 +37,15 @@ declare
 begin
     select a.pool_read_at is null, jsonb_array_length(p_attach) > 0 or cardinality(p_detach) > 0 or a.state <> 'active' or a.pool_read_at is null
     into v_first, v_tell from outdial.agents a where a.model_id = p_model;
-    if v_tell is null then return 'overtaken'; end if;
+    if v_tell is null then return query select 'overtaken', 0, 0; return; end if;
 
     if v_tell then
         perform outdial.stop_lock();
         -- Rules are applied under the same lock: limits of new numbers are those that hold.
-        if not exists (select 1 from outdial.control c where c.routing_version = p_version) then return 'rules'; end if;
+        if not exists (select 1 from outdial.control c where c.routing_version = p_version) then
+            return query select 'rules', 0, 0;
+            return;
+        end if;
         insert into outdial.limits (kind, key, per_second, per_minute, per_hour, per_day, concurrent)
         select 3, n.number, n.per_second, n.per_minute, n.per_hour, n.per_day, n.concurrent
         from jsonb_to_recordset(p_attach) n(number text, per_second int, per_minute int, per_hour int, per_day int, concurrent int)
@@ -53,8 +57,8 @@ begin
         state = 'active', state_reason = null, name = coalesce(a.name, p_name), pool_read_at = v_now, pool_tried_at = v_now,
         pool_error = p_note, pool_shrunk = null
     where a.model_id = p_model and a.pool_tried_at is not distinct from p_seen;
-    if not found then return 'overtaken'; end if;
-    if not v_tell then return 'written'; end if;
+    if not found then return query select 'overtaken', 0, 0; return; end if;
+    if not v_tell then return query select 'written', 0, 0; return; end if;
 
     insert into outdial.numbers (number, brand, region, tags)
     select n.number, n.brand, n.region, coalesce(n.tags, '{}')
@@ -83,7 +87,7 @@ begin
         from moved where outdial.wants(p_events, 'number.state_changed') order by number;
     end if;
     perform outdial.raise_epoch();
-    return 'written';
+    return query select 'written', cardinality(v_new), cardinality(v_gone);
 end $$;
 
 -- The provider doesn't know an agent: it is held until a reading of its pool succeeds.

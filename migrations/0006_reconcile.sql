@@ -44,10 +44,14 @@ begin
         select v.t from outdial.reservations r cross join lateral (values (r.number_thing), (r.campaign_thing), (r.account_thing)) v(t)
         where r.job_no = any (v_jobs) and v.t is not null) u;
     perform 1 from outdial.limits l where l.thing_no = any (v_things) order by l.thing_no for update;
-    -- Who was taken for not called was: it counts again.
+    -- Who was taken for not called was: it counts again, also in the name that the campaign has taken since. What was dialed
+    -- again because nobody could tell has gone on counting.
     if (select c.keeps_recipients from outdial.control c) then
-        select array_agg(substr(a.phone, 2)::bigint), array_agg(outdial.caller(a.brand, a.campaign_id)), array_agg(a.slot) into v_phone, v_scope, v_slot
-        from outdial.attempts a where a.attempt_id = any (v_late) and a.state = 'not_placed' and a.phone is not null;
+        select array_agg(substr(a.phone, 2)::bigint), array_agg(v.scope), array_agg(a.slot) into v_phone, v_scope, v_slot
+        from outdial.attempts a join outdial.jobs j using (job_no) join outdial.campaigns c on c.campaign_id = a.campaign_id
+        cross join lateral (select outdial.caller(a.brand, a.campaign_id)
+                            union select outdial.caller(c.brand, a.campaign_id) where j.brand is null) v(scope)
+        where a.attempt_id = any (v_late) and a.state = 'not_placed' and a.reason is distinct from 'unconfirmed' and a.phone is not null;
         if v_phone is not null then
             perform outdial.lock_recipients(v_phone, v_scope, true);
             perform outdial.mend_slots(v_phone, v_scope, v_slot, v_slot);

@@ -83,7 +83,8 @@ create table outdial.recipients (
 create function outdial.recipient_margin() returns interval language sql immutable as $$ select interval '35 seconds' $$;
 
 -- Locks the rows of callees, made where they are new, in the order of all locks.
-create function outdial.lock_recipients(p_phone bigint[], p_scope text[], p_make boolean) returns void language plpgsql as $$
+create function outdial.lock_recipients(p_phone bigint[], p_scope text[], p_make boolean) returns void
+language plpgsql set enable_seqscan = off as $$
 begin
     for i in 1..5 loop
         if p_make then
@@ -132,10 +133,13 @@ $$;
 create function outdial.caller(p_brand text, p_campaign text) returns text language sql immutable as
 $$ select coalesce('brand:' || p_brand, 'campaign:' || p_campaign) $$;
 
--- Attempts of the last 31 days that rang their callee or may have. What was redialed because nobody could tell is one.
-create function outdial.recently_called() returns setof outdial.attempts language sql stable as $$
-    select a.* from outdial.attempts a
-    where a.submitted_at > clock_timestamp() - interval '31 days' and a.phone is not null
+-- Attempts of the last 31 days that rang their callee or may have, and when that counts. What was redialed because nobody could
+-- tell is one.
+create function outdial.recently_called() returns table (job_no bigint, campaign_id text, brand text, phone bigint, called_at timestamptz)
+language sql stable as $$
+    select a.job_no, a.campaign_id, a.brand, substr(a.phone, 2)::bigint, coalesce(l.called_at, a.slot)
+    from outdial.attempts a left join outdial.live l on l.attempt_id = a.attempt_id
+    where a.submitted_at > statement_timestamp() - interval '31 days' and a.phone is not null
       and (a.state <> 'not_placed' or a.reason = 'unconfirmed')
 $$;
 
@@ -147,7 +151,7 @@ begin
     delete from outdial.recipients;
     if not p_keep then return; end if;
     insert into outdial.recipients (phone, scope, slots)
-    select substr(a.phone, 2)::bigint, outdial.caller(a.brand, a.campaign_id), (array_agg(a.slot order by a.slot desc))[1:100]
+    select a.phone, outdial.caller(a.brand, a.campaign_id), (array_agg(a.called_at order by a.called_at desc))[1:100]
     from outdial.recently_called() a group by 1, 2;
     update outdial.recipients r set slots = array(select s from unnest(r.slots) s order by s) where cardinality(r.slots) > 1;
     perform outdial.rename_callers(array(select campaign_id from outdial.campaigns));
@@ -157,7 +161,7 @@ end $$;
 -- nobody more of them.
 create function outdial.rename_callers(p_campaign text[]) returns void language sql as $$
     insert into outdial.recipients (phone, scope, slots)
-    select substr(a.phone, 2)::bigint, outdial.caller(c.brand, c.campaign_id), array_agg(a.slot order by a.slot)
+    select a.phone, outdial.caller(c.brand, c.campaign_id), array_agg(a.called_at order by a.called_at)
     from outdial.recently_called() a join outdial.campaigns c using (campaign_id) join outdial.jobs j using (job_no)
     where a.campaign_id = any (p_campaign) and j.brand is null and a.brand is distinct from c.brand
     group by 1, 2
@@ -188,8 +192,9 @@ declare
     v_quarantines boolean;
 begin
     if not exists (select 1 from outdial.mismatches) then return; end if;
-    perform outdial.stop_lock();
     v_quarantines := (select quarantines_mismatched from outdial.control);
+    -- Rules that are applied meanwhile hold for the next.
+    if v_quarantines then perform outdial.stop_lock(); end if;
     for r in
         with judged as (delete from outdial.mismatches returning number)
         select j.number, count(*)::int as calls, coalesce(bool_or(n.state in ('active', 'warming')), false) as is_used

@@ -70,9 +70,16 @@ pub trait EndsLedger: Send + Sync + 'static {
 pub async fn write_down<L: EndsLedger>(ledger: &L, ends: &[End]) -> Answer<usize> {
     let news = ledger.finish(ends).await?;
     if ends.iter().any(|end| end.from_reported.is_some()) {
-        ledger.mismatched().await?;
+        judge_mismatches(ledger).await;
     }
     Ok(news.len())
+}
+
+/// Ends are written whether that succeeds or not: what is left is looked at with the next.
+async fn judge_mismatches<L: EndsLedger>(ledger: &L) {
+    if let Err(error) = ledger.mismatched().await {
+        tracing::debug!(%error, "mismatched caller IDs are looked at later");
+    }
 }
 
 /// Lengths of time, from the configuration.
@@ -179,7 +186,7 @@ impl<L: EndsLedger, P: ReadsCalls, D: Duties> EndsStage<L, P, D> {
         cancel: &CancellationToken,
     ) -> Result<usize, Stop> {
         // Of those whose end somebody wrote who died then.
-        self.ledger.mismatched().await?;
+        judge_mismatches(&self.ledger).await;
         let overdue = self.ledger.overdue(self.terms.live_max, BATCH_MAX).await?;
         if !overdue.is_empty() {
             let ends: Vec<End> = overdue.into_iter().map(End::unknown).collect();

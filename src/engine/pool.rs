@@ -53,12 +53,16 @@ pub struct Begun {
 /// Whether a reading was written down.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Written {
-    Yes,
+    /// So many numbers have come and gone by it.
+    Yes { attached: usize, detached: usize },
     /// Somebody else wrote one meanwhile, and nobody can tell which of the two is newer: read again.
     Overtaken,
     /// The rules have changed, and with them perhaps the limits of new numbers.
     OtherRules,
 }
+
+/// Written, and no number has come or gone.
+pub const UNCHANGED: Written = Written::Yes { attached: 0, detached: 0 };
 
 type Answer<T> = Result<T, LedgerError>;
 
@@ -151,7 +155,7 @@ impl<L: PoolLedger, P: ReadsPools> Reader<'_, L, P> {
             let reading = self.provider.assistant(self.model).await;
             let plan = plan(&begun.known, &reading);
             match self.write(&begun, &plan).await? {
-                Written::Yes => return Ok(told(plan, reading.err())),
+                Written::Yes { .. } => return Ok(told(plan, reading.err())),
                 Written::Overtaken => {}
                 Written::OtherRules => tokio::time::sleep(BETWEEN_TRIES).await,
             }
@@ -168,9 +172,9 @@ impl<L: PoolLedger, P: ReadsPools> Reader<'_, L, P> {
                 self.ledger.adopt(self.model, begun.seen, version, change, &attach).await
             }
             Plan::HoldBack { doubted } => self.ledger.hold_back(self.model, begun.seen, doubted).await,
-            Plan::Keep { error } => self.ledger.keep(self.model, error).await.map(|()| Written::Yes),
+            Plan::Keep { error } => self.ledger.keep(self.model, error).await.map(|()| UNCHANGED),
             Plan::Unavailable { why } => {
-                self.ledger.unavailable(self.account, self.model, why).await.map(|()| Written::Yes)
+                self.ledger.unavailable(self.account, self.model, why).await.map(|()| UNCHANGED)
             }
         }
     }

@@ -15,7 +15,7 @@ use crate::core::ids::{AccountName, ModelId, RoutingVersion};
 use crate::core::phone::E164;
 use crate::core::pool::{Change, Handles, Known, Listed};
 use crate::core::rules::{Compiled, Settings};
-use crate::engine::pool::{Begun, PoolLedger, Written};
+use crate::engine::pool::{Begun, PoolLedger, UNCHANGED, Written};
 use crate::engine::ports::LedgerError;
 
 /// Asks for an agent's pool to be read soon; makes the agent's row where there is none.
@@ -130,20 +130,23 @@ impl PoolLedger for Pools {
         change: &Change,
         attach: &[Listed],
     ) -> Result<Written, LedgerError> {
-        let word: String = sqlx::query_scalar("select outdial.adopt_pool($1, $2, $3, $4, $5, $6, $7, $8)")
-            .bind(model.as_str())
-            .bind(seen)
-            .bind(version.0)
-            .bind(Json(attach))
-            .bind(change.detach.iter().map(E164::as_str).collect::<Vec<_>>())
-            .bind(change.name.as_deref())
-            .bind(change.note.as_deref())
-            .bind(self.events.as_deref())
-            .fetch_one(&self.db)
-            .await
-            .map_err(ledger_error)?;
-        match word.as_str() {
-            "written" => Ok(Written::Yes),
+        let row = sqlx::query(
+            "select outcome, attached, detached from outdial.adopt_pool($1, $2, $3, $4, $5, $6, $7, $8)",
+        )
+        .bind(model.as_str())
+        .bind(seen)
+        .bind(version.0)
+        .bind(Json(attach))
+        .bind(change.detach.iter().map(E164::as_str).collect::<Vec<_>>())
+        .bind(change.name.as_deref())
+        .bind(change.note.as_deref())
+        .bind(self.events.as_deref())
+        .fetch_one(&self.db)
+        .await
+        .map_err(ledger_error)?;
+        let count = |at: usize| usize::try_from(row.get::<i32, _>(at)).unwrap_or(0);
+        match row.get::<&str, _>(0) {
+            "written" => Ok(Written::Yes { attached: count(1), detached: count(2) }),
             "overtaken" => Ok(Written::Overtaken),
             "rules" => Ok(Written::OtherRules),
             _ => Err(unreadable("an answer to a reading")),
@@ -172,7 +175,7 @@ impl PoolLedger for Pools {
         .execute(&self.db)
         .await
         .map_err(ledger_error)?;
-        Ok(if done.rows_affected() == 1 { Written::Yes } else { Written::Overtaken })
+        Ok(if done.rows_affected() == 1 { UNCHANGED } else { Written::Overtaken })
     }
 
     async fn keep(&self, model: &ModelId, error: &str) -> Result<(), LedgerError> {

@@ -155,7 +155,7 @@ async fn of_two_readings_at_once_one_counts_and_new_rules_void_a_reading() {
     let second = side.pools().begin_reading(&side.account, &side.model).await.unwrap();
     assert_eq!(write(second.seen, 7).await, Written::OtherRules);
     assert_eq!(side.attached().await.len(), 4);
-    assert_eq!(write(second.seen, 0).await, Written::Yes);
+    assert_eq!(write(second.seen, 0).await, Written::Yes { attached: 0, detached: 1 });
     assert_eq!(side.attached().await.len(), 3);
 }
 

@@ -122,8 +122,8 @@ impl<L: PoolLedger> PoolLedger for Metered<L> {
         attach: &[Listed],
     ) -> Result<Written, LedgerError> {
         let answer = self.inner.adopt(model, seen, version, change, attach).await;
-        if let Ok(Written::Yes) = answer {
-            for (change, numbers) in [("attached", attach.len()), ("detached", change.detach.len())] {
+        if let Ok(Written::Yes { attached, detached }) = answer {
+            for (change, numbers) in [("attached", attached), ("detached", detached)] {
                 self.metrics.pool_changes.get_or_create(&ByChange { change }).inc_by(numbers as u64);
             }
         }
