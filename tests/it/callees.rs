@@ -472,13 +472,16 @@ async fn who_is_being_called_is_not_forgotten_yet() {
     stage.stopped(worker).await;
 }
 
+/// A call's id, caller ID and disposition.
+type Heard = (Option<String>, Option<String>, Option<String>);
+
 /// What a listener makes of one job's events.
 #[derive(Debug, Default, PartialEq)]
 struct Told {
     state: String,
     reason: Option<String>,
     /// By attempt: call id, caller ID, disposition.
-    calls: BTreeMap<i64, (Option<String>, Option<String>, Option<String>)>,
+    calls: BTreeMap<i64, Heard>,
 }
 
 impl Told {

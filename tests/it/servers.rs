@@ -139,6 +139,7 @@ async fn a_given_virtual_host_is_used_in_turns_and_emptied() {
 }
 
 /// Whether nobody listens there: at the latest when the last child of a killed process has closed what it had inherited.
+#[expect(clippy::disallowed_methods, reason = "asked on threads that may block")]
 fn refuses(port: u16) -> bool {
     (0..500).any(|_| {
         let refused = TcpStream::connect(("127.0.0.1", port)).is_err();
