@@ -63,6 +63,8 @@ enum Role {
 
 #[tokio::main]
 async fn main() -> anyhow::Result<()> {
+    // Every client of ours has it; the bench's own speak without TLS and want it all the same.
+    let _ = rustls::crypto::ring::default_provider().install_default();
     let args = Args::parse();
     match args.role {
         Some(Role::Provider { numbers }) => return provider::serve(numbers).await,

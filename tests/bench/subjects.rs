@@ -167,17 +167,11 @@ async fn run(
         {
             break since;
         }
-        if ended && subject != Subject::Textbook {
-            bail!("the worker has ended after {posts} POSTs");
+        if ended {
+            bail!("the program has ended after {posts} POSTs");
         }
     };
-    let (own, memory) = match subject {
-        Subject::Textbook => (usage::cpu_us(program.pid), usage::peak_memory(program.pid)),
-        Subject::Outdial | Subject::WithoutEvents => {
-            (usage::cpu_us(program.pid), usage::peak_memory(program.pid))
-        }
-    };
-    let (own, memory) = (own?, memory.unwrap_or(0));
+    let (own, memory) = (usage::cpu_us(program.pid)?, usage::peak_memory(program.pid)?);
     let after = used()?;
     let each = |us: u64| us as f64 / jobs as f64;
     let measured = Measured {
@@ -257,10 +251,10 @@ impl Settings<'_> {
             ("AMQP_URL", self.amqp),
             ("SYNTHFLOW_BASE_URL", self.provider),
             ("SYNTHFLOW_API_KEY", "bench"),
-            ("OUTDIAL__ACCOUNTS__DEFAULT__CALLS_PER_SECOND", "1000000"),
+            ("OUTDIAL__ACCOUNTS__DEFAULT__CALLS_PER_SECOND", "10000"),
             ("OUTDIAL__HTTP__LISTEN", "127.0.0.1:0"),
             // Learning how calls end is measured apart.
-            ("OUTDIAL__CALLS__POLL", "1h"),
+            ("OUTDIAL__CALLS__POLL", "10m"),
             ("RUST_LOG", "warn"),
         ]);
         command
@@ -304,7 +298,7 @@ fn rules() -> String {
         .to_owned();
     for n in 10..30 {
         text.push_str(&format!(
-            "[[rule]]\nname = \"other-{n}\"\ncampaign = \"campaign-{n}\"\nbrand = \"brand-{n}\"\n"
+            "[[rule]]\nname = \"other-{n}\"\nmatch = {{ campaign = [\"campaign-{n}\"] }}\n"
         ));
     }
     text.push_str(&format!("[[agent]]\nmodel_id = \"{AGENT}\"\n[[rule]]\nname = \"any\"\n"));

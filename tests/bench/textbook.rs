@@ -72,7 +72,8 @@ pub async fn run(amqp: &str, database: &str, provider: &str, jobs: usize) -> Res
         })
         .await;
     connection.close(200, "done".into()).await?;
-    Ok(())
+    // Whoever started it looks at what it has used, and ends it.
+    std::future::pending().await
 }
 
 async fn one(pool: &PgPool, client: &reqwest::Client, url: &str, body: &[u8]) -> Result<()> {
