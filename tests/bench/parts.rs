@@ -113,7 +113,9 @@ async fn insert(database: &str, jobs: usize) -> Result<Done> {
 /// Under windows that never bind.
 async fn steps(database: &str, jobs: usize) -> Result<Done> {
     const NUMBERS: usize = 2_000;
-    let pool = PgPool::connect(database).await?;
+    // As workers have it: compiling these statements costs more than it gives.
+    let options: sqlx::postgres::PgConnectOptions = database.parse()?;
+    let pool = PgPool::connect_with(options.options([("jit", "off")])).await?;
     let wide = ([Some(1_000), Some(100_000), Some(1_000_000), Some(10_000_000)], None);
     ledger::ground(&pool, ([None; 4], None), &[([None; 4], None)], &vec![wide; NUMBERS], jobs as i64).await;
     let began = clock::monotonic();
