@@ -28,7 +28,7 @@ const PER_SECOND: NonZeroU32 = NonZeroU32::new(200).unwrap();
 const BURST: NonZeroU32 = NonZeroU32::new(1_000).unwrap();
 /// Calls that are remembered, so that a webhook that is sent again costs nothing.
 const SEEN_MAX: usize = 20_000;
-/// A call that goes on isn't looked up again sooner.
+/// A call that goes on isn't looked up again sooner: what is hinted meanwhile waits.
 const AGAIN: Duration = Duration::from_secs(2);
 /// A call that could not be read is tried again after this, each time after twice as long, so many times in all (for some
 /// forty minutes), as long as not too many wait for that. Nobody hints at it again.
@@ -97,7 +97,7 @@ enum Seen {
     Unread,
 }
 
-/// Calls to be tried again, the next first.
+/// Calls to be looked up again, the next first, and how often each could not be read.
 type Retries = BTreeMap<(Instant, CallId), u8>;
 
 impl<L: EvidenceLedger, P: ReadsCalls> HintStage<L, P> {
@@ -106,14 +106,17 @@ impl<L: EvidenceLedger, P: ReadsCalls> HintStage<L, P> {
         let mut seen: HashMap<CallId, Seen> = HashMap::new();
         let mut retries = Retries::new();
         while let Some(Some((call_id, tries))) = cancel.run_until_cancelled(self.next(&mut retries)).await {
-            let known = match seen.get(&call_id) {
-                Some(Seen::Settled) => true,
-                Some(Seen::LookedUp(at)) => clock::monotonic() < *at + AGAIN,
-                Some(Seen::Unread) => tries == 0,
-                None => false,
-            };
-            if known {
-                continue;
+            match seen.get(&call_id) {
+                Some(Seen::Settled) => continue,
+                Some(Seen::Unread) if tries == 0 => continue,
+                Some(Seen::LookedUp(at)) if clock::monotonic() < *at + AGAIN => {
+                    // It may be of the end, where the first was not: its turn comes once, however many there are.
+                    if retries.len() < RETRYING_MAX {
+                        retries.insert((*at + AGAIN, call_id), 0);
+                    }
+                    continue;
+                }
+                Some(Seen::LookedUp(_) | Seen::Unread) | None => {}
             }
             let found = if self.keys.usable(&self.account) {
                 if !self.pace.turn(&cancel).await {

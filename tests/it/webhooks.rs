@@ -97,6 +97,20 @@ async fn a_look_up_that_fails_is_tried_again_without_another_webhook() {
 }
 
 #[tokio::test]
+async fn a_webhook_soon_after_a_false_one_is_heard_too() {
+    let faults = "[[fault]]\nkind = \"webhook_lie\"\nrate = 1.0\n\
+                  [[fault]]\nkind = \"answer\"\non = \"list\"\nstatus = 500\n";
+    let (stage, worker, _) = hooked(faults, &[]).await;
+    stage.publish(&jobs("spring", 12)).await;
+    stage.jobs("done", None, 12, LONG).await;
+    told_rightly(&stage, 12).await;
+    let figures = Figures::of(&worker).await;
+    let looked_up = figures.get("polls_total{request=\"call\",result=\"ok\"}");
+    assert!((12.0..=24.0).contains(&looked_up), "once while it went on, once after its end: {looked_up}");
+    stage.stopped(worker).await;
+}
+
+#[tokio::test]
 async fn forged_false_doubled_and_repeated_webhooks_change_nothing() {
     let faults = "[[fault]]\nkind = \"webhook_double\"\nrate = 0.5\n[[fault]]\nkind = \"webhook_forge\"\nrate = 0.5\n\
                   [[fault]]\nkind = \"webhook_lie\"\nrate = 0.5\n[[fault]]\nkind = \"webhook_replay\"\nrate = 0.5\ndelay_ms = 300\n";
