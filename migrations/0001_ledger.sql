@@ -210,7 +210,8 @@ create table outdial.jobs (
     event_seq int not null default 0
 ) with (fillfactor = 75);
 create index jobs_by_id on outdial.jobs (job_id);
-create index jobs_by_campaign on outdial.jobs (campaign_id, state);
+-- Nothing that changes is indexed: most updates then touch no index.
+create index jobs_by_campaign on outdial.jobs (campaign_id, job_no);
 
 -- The work list: jobs that wait, apart from their records. A job stands in exactly one of
 -- work (waiting), reservations (has a slot), live (has an attempt that hasn't ended), or is over.

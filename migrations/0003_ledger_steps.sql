@@ -1,5 +1,6 @@
 -- What workers do to the ledger: each function is one autocommitted statement of theirs. Inside, a first step takes
 -- the locks (in the order written in 0001) and the next one, with a snapshot taken after, reads what they guard.
+-- How they are planned, and so written, is said in 0008.
 
 create index attempts_by_time on outdial.attempts using brin (submitted_at);
 
@@ -37,6 +38,7 @@ create function outdial.accept(
 ) returns table (receipt text) language plpgsql as $$
 #variable_conflict use_column
 declare
+    v_fresh bigint[];
     v_no bigint[] := array(select nextval('outdial.job_no') from generate_series(1, cardinality(p_job_id)));
     v_now timestamptz := clock_timestamp();
 begin
@@ -68,23 +70,31 @@ begin
         insert into outdial.work (job_no, class_no, rank, ready_at, expires_at)
         select job_no, class_no, 9 - priority, case when reason = 'not_before' then not_before end, expires_at
         from judged where state = 'waiting' order by job_no
+    ), told as (
+        insert into outdial.outbox (type, subject, sequence, data, traceparent)
+        select e.type, j.job_id, e.sequence,
+               jsonb_strip_nulls(jsonb_build_object('job_id', j.job_id, 'campaign_id', j.campaign_id, 'reason', e.reason,
+                                                    'due_at', e.due_at, 'metadata', j.metadata)), j.traceparent
+        from judged j cross join lateral (
+            values ('job.accepted', 1, null::text, null::timestamptz),
+                   (case j.reason when 'expired' then 'job.expired' when 'not_before' then 'job.waiting' end, 2, j.reason,
+                    case when j.reason = 'not_before' then j.not_before end)
+        ) e(type, sequence, reason, due_at)
+        where e.type is not null and outdial.wants(p_events, e.type)
+        order by j.job_no, e.sequence
     )
-    insert into outdial.outbox (type, subject, sequence, data, traceparent)
-    select e.type, j.job_id, e.sequence,
-           jsonb_strip_nulls(jsonb_build_object('job_id', j.job_id, 'campaign_id', j.campaign_id, 'reason', e.reason,
-                                                'due_at', e.due_at, 'metadata', j.metadata)), j.traceparent
-    from judged j cross join lateral (
-        values ('job.accepted', 1, null::text, null::timestamptz),
-               (case j.reason when 'expired' then 'job.expired' when 'not_before' then 'job.waiting' end, 2, j.reason,
-                case when j.reason = 'not_before' then j.not_before end)
-    ) e(type, sequence, reason, due_at)
-    where e.type is not null and outdial.wants(p_events, e.type)
-    order by j.job_no, e.sequence;
+    select array_agg(job_no) into v_fresh from fresh;
 
     return query
-    select case when k.job_no = s.job_no then 'new' when k.content_digest = s.content_digest then 'duplicate' else 'conflict' end
-    from unnest(v_no, p_id_digest, p_content_digest) with ordinality s(job_no, id_digest, content_digest, ord)
-    join outdial.job_keys k using (id_digest) order by s.ord;
+    with sent as materialized (
+        select s.*, f is not null as is_new
+        from unnest(v_no, p_id_digest, p_content_digest) with ordinality s(job_no, id_digest, content_digest, ord)
+        left join unnest(v_fresh) f on f = s.job_no
+    )
+    select case when s.is_new then 'new' when k.content_digest = s.content_digest then 'duplicate' else 'conflict' end
+    from sent s left join outdial.job_keys k on k.id_digest = s.id_digest
+                     and k.id_digest = any (array(select id_digest from sent where not is_new))
+    order by s.ord;
 end $$;
 
 -- A worker has proven that this server's clock went ahead by so much.
@@ -100,6 +110,11 @@ create function outdial.stepped(p_slot timestamptz) returns interval language sq
     select coalesce(sum(m.ahead), interval '0')
     from (select max(c.ahead) ahead from outdial.clock_steps c where c.noted_at + interval '1 second' > p_slot group by c.minute) m
 $$;
+
+-- The longest of the windows that allow just so many calls.
+create function outdial.span(p_calls bigint, p_second int, p_minute int, p_hour int, p_day int) returns interval language sql immutable as
+$$ select case p_calls when p_day then interval '1 day' when p_hour then interval '1 hour' when p_minute then interval '1 minute'
+                       when p_second then interval '1 second' end $$;
 
 -- Slots for jobs, in the order given (best first), each with the number chosen for it.
 --
@@ -118,7 +133,7 @@ create function outdial.reserve(
     job_no bigint, slot timestamptz, refused text, next_at timestamptz,
     job_id text, phone text, name text, content jsonb, traceparent text, waited text, received_at timestamptz,
     said timestamptz
-) language plpgsql set enable_seqscan = off as $$
+) language plpgsql as $$
 #variable_conflict use_column
 declare
     v_now timestamptz;
@@ -128,6 +143,7 @@ declare
     v_probe text[];
     v_sticky boolean := exists (select 1 from unnest(p_sticky_model) m where m is not null);
     v_recipients boolean := exists (select 1 from unnest(p_recipient) r where r is not null);
+    v_callees text[];
     v_stepped boolean;
 begin
     if not exists (select 1 from outdial.control c where c.routing_version = p_version and not c.kill_switch)
@@ -138,15 +154,19 @@ begin
         return;
     end if;
 
-    select array_agg(distinct l.thing_no) into v_things
-    from (select 1::smallint kind, a key from unnest(p_account) a union select 2, c from unnest(p_campaign) c
-          union select 3, n from unnest(p_number) n where n is not null) k
-    join outdial.limits l on l.kind = k.kind and l.key = k.key;
+    v_things := array(
+        select l.thing_no from outdial.limits l where l.kind = 1 and l.key = any (p_account)
+        union all select l.thing_no from outdial.limits l where l.kind = 2 and l.key = any (p_campaign)
+        union all select l.thing_no from outdial.limits l where l.kind = 3 and l.key = any (p_number));
     perform 1 from outdial.limits l where l.thing_no = any (v_things) order by l.thing_no for update;
 
+    if v_recipients or v_sticky then
+        v_callees := array(select j.phone from outdial.jobs j where j.job_no = any (p_job));
+    end if;
     if v_recipients then
         perform outdial.lock_recipients(array_agg(substr(j.phone, 2)::bigint), array_agg(a.recipient), true)
-        from unnest(p_job, p_recipient) a(job, recipient) join outdial.jobs j on j.job_no = a.job where a.recipient is not null;
+        from unnest(p_job, p_recipient) a(job, recipient) join outdial.jobs j on j.job_no = a.job and j.job_no = any (p_job)
+        where a.recipient is not null;
     end if;
 
     v_now := clock_timestamp();
@@ -159,13 +179,14 @@ begin
         -- A number that the decision found no longer eligible gives way; otherwise who came first keeps it.
         delete from outdial.sticky s
         using unnest(p_sticky_model, p_sticky_brand, p_sticky_was, p_number, p_job) a(model, brand, was, number, job)
-        join outdial.jobs j on j.job_no = a.job
-        where s.model_id = a.model and s.brand = a.brand and s.phone = j.phone
+        join outdial.jobs j on j.job_no = a.job and j.job_no = any (p_job)
+        where s.model_id = any (p_sticky_model) and s.brand = any (p_sticky_brand) and s.phone = any (v_callees)
+          and s.model_id = a.model and s.brand = a.brand and s.phone = j.phone
           and ((s.number = a.was and a.was <> a.number) or s.until < v_now);
         insert into outdial.sticky (model_id, brand, phone, number, until, job_no)
         select distinct on (a.model, a.brand, j.phone) a.model, a.brand, j.phone, a.number, v_until, a.job
         from unnest(p_sticky_model, p_sticky_brand, p_number, p_job) with ordinality a(model, brand, number, job, ord)
-        join outdial.jobs j on j.job_no = a.job
+        join outdial.jobs j on j.job_no = a.job and j.job_no = any (p_job)
         where a.model is not null and a.number is not null
         order by a.model, a.brand, j.phone, a.ord
         on conflict (model_id, brand, phone) do nothing;
@@ -181,23 +202,29 @@ begin
     return query
     with taken as materialized (
         select w.* from outdial.work w
-        where w.job_no = any (p_job) and w.ready_at is null order by w.job_no for update skip locked
-    ), called as materialized (
-        -- When the callee may be called again, as far as caps say. Of several jobs for one callee the first is looked at.
-        select a.ord, substr(j.phone, 2)::bigint phone, a.recipient,
-               row_number() over (partition by j.phone, a.recipient order by a.ord) as nth,
-               (select max(s.slot + make_interval(secs => c.seconds) + case when v_stepped then outdial.stepped(s.slot) else interval '0' end)
-                from outdial.recipients k
-                join unnest(p_cap_place, p_cap_calls, p_cap_seconds) c(place, calls, seconds) on c.place = a.ord
-                cross join lateral (select k.slots[cardinality(k.slots) + 1 - c.calls] slot) s
-                where k.phone = substr(j.phone, 2)::bigint and k.scope = a.recipient)
-               + p_slack + outdial.recipient_margin() as again,
-               -- Of a call that may still come to nothing.
-               (select k.slots[cardinality(k.slots)] > v_now - interval '10 seconds' from outdial.recipients k
-                where k.phone = substr(j.phone, 2)::bigint and k.scope = a.recipient) as unsure
+        -- Written so that the index of what is ready isn't read for it.
+        where w.job_no = any (p_job) and coalesce(w.ready_at, '-infinity') = '-infinity' order by w.job_no for update skip locked
+    ), callees as materialized (
+        -- Of several jobs for one callee the first is looked at.
+        select a.ord, k.phone, k.scope, k.slots, row_number() over (partition by k.phone, k.scope order by a.ord) as nth
         from unnest(p_job, p_recipient) with ordinality a(job, recipient, ord)
-        join taken t on t.job_no = a.job join outdial.jobs j on j.job_no = a.job
-        where v_recipients and a.recipient is not null
+        join taken t on t.job_no = a.job
+        join outdial.jobs j on j.job_no = a.job and j.job_no = any (p_job)
+        join outdial.recipients k on k.phone = substr(j.phone, 2)::bigint and k.scope = a.recipient
+             and k.phone = any (array(select substr(c, 2)::bigint from unnest(v_callees) c))
+        where v_recipients
+    ), capped as (
+        -- When the callee may be called again, as far as caps say.
+        select e.ord, max(s.slot + make_interval(secs => c.seconds) + case when v_stepped then outdial.stepped(s.slot) else interval '0' end)
+                      + p_slack + outdial.recipient_margin() as again
+        from callees e join unnest(p_cap_place, p_cap_calls, p_cap_seconds) c(place, calls, seconds) on c.place = e.ord
+        cross join lateral (select e.slots[cardinality(e.slots) + 1 - c.calls] slot) s
+        group by e.ord
+    ), called as materialized (
+        select e.ord, e.phone, e.scope recipient, e.nth, c.again,
+               -- Of a call that may still come to nothing.
+               e.slots[cardinality(e.slots)] > v_now - interval '10 seconds' as unsure
+        from callees e left join capped c using (ord)
     ), cand as materialized (
         select a.ord, a.job, t.class_no, t.rank, t.expires_at, a.campaign, a.account, a.number,
                n.thing_no n_no, n.last_ordinal n_last, n.last_slot n_slot0, n.concurrent - n.in_use n_room,
@@ -222,25 +249,30 @@ begin
         from unnest(p_job, p_campaign, p_account, p_number, p_sticky_model, p_sticky_brand) with ordinality
              a(job, campaign, account, number, sticky_model, sticky_brand, ord)
         join taken t on t.job_no = a.job
-        left join outdial.limits n on n.kind = 3 and n.key = a.number
-        left join outdial.limits c on c.kind = 2 and c.key = a.campaign
-        left join outdial.limits x on x.kind = 1 and x.key = a.account
-        left join outdial.accounts acc on acc.name = a.account
-        left join outdial.jobs sj on a.sticky_model is not null and sj.job_no = a.job
+        left join outdial.limits n on n.kind = 3 and n.key = a.number and n.key = any (p_number)
+        left join outdial.limits c on c.kind = 2 and c.key = a.campaign and c.key = any (p_campaign)
+        left join outdial.limits x on x.kind = 1 and x.key = a.account and x.key = any (p_account)
+        left join outdial.accounts acc on acc.name = a.account and acc.name = any (p_account)
+        left join outdial.jobs sj on a.sticky_model is not null and sj.job_no = a.job and sj.job_no = any (case when v_sticky then p_job end)
         left join outdial.sticky s on s.model_id = a.sticky_model and s.brand = a.sticky_brand and s.phone = sj.phone
+             and s.model_id = any (p_sticky_model) and s.brand = any (p_sticky_brand) and s.phone = any (v_callees)
         left join called k on k.ord = a.ord
     ), by_number as materialized (
         select r.*, case when r.n_no is null then v_from else greatest(v_from, r.n_slot0, (
-                   select max(g.slot + w.span + p_slack + case when v_stepped then outdial.stepped(g.slot) else interval '0' end)
-                   from (values (r.n1, interval '1 second'), (r.n2, interval '1 minute'), (r.n3, interval '1 hour'), (r.n4, interval '1 day')) w(n, span)
-                   join outdial.grants g on g.thing_no = r.n_no and g.ordinal = r.n_last + r.place - w.n)) end as at,
+                   select max(g.slot + outdial.span(r.n_last + r.place - g.ordinal, r.n1, r.n2, r.n3, r.n4) + p_slack
+                              + case when v_stepped then outdial.stepped(g.slot) else interval '0' end)
+                   from outdial.grants g where g.thing_no = r.n_no
+                     and g.ordinal = any (array[r.n_last + r.place - r.n1, r.n_last + r.place - r.n2,
+                                                r.n_last + r.place - r.n3, r.n_last + r.place - r.n4]))) end as at,
                r.n_no is not null and (r.place > least(r.n1, r.n2, r.n3, r.n4) or r.place > r.n_room) as over
         from (select cand.*, row_number() over (partition by n_no order by ord) as place from cand where barred is null) r
     ), by_campaign as materialized (
         select r.ord, r.place, greatest(r.at, r.c_slot0, (
-                   select max(g.slot + w.span + p_slack + case when v_stepped then outdial.stepped(g.slot) else interval '0' end)
-                   from (values (r.c1, interval '1 second'), (r.c2, interval '1 minute'), (r.c3, interval '1 hour'), (r.c4, interval '1 day')) w(n, span)
-                   join outdial.grants g on g.thing_no = r.c_no and g.ordinal = r.c_last + r.place - w.n)) as at,
+                   select max(g.slot + outdial.span(r.c_last + r.place - g.ordinal, r.c1, r.c2, r.c3, r.c4) + p_slack
+                              + case when v_stepped then outdial.stepped(g.slot) else interval '0' end)
+                   from outdial.grants g where g.thing_no = r.c_no
+                     and g.ordinal = any (array[r.c_last + r.place - r.c1, r.c_last + r.place - r.c2,
+                                                r.c_last + r.place - r.c3, r.c_last + r.place - r.c4]))) as at,
                coalesce(r.place > least(r.c1, r.c2, r.c3, r.c4), false) or coalesce(r.place > r.c_room, false) as over,
                greatest(r.n_slot0, r.c_slot0) as floor,
                r.x_no, r.x_last, r.x_slot0, r.x_room, r.x1, r.x2, r.x3, r.x4
@@ -252,9 +284,11 @@ begin
               where not coalesce(over, false) and (at <= v_now + p_lead + p_horizon or at <= n_slot0)) r
     ), by_account as materialized (
         select r.ord, greatest(r.at, r.x_slot0, (
-                   select max(g.slot + w.span + p_slack + case when v_stepped then outdial.stepped(g.slot) else interval '0' end)
-                   from (values (r.x1, interval '1 second'), (r.x2, interval '1 minute'), (r.x3, interval '1 hour'), (r.x4, interval '1 day')) w(n, span)
-                   join outdial.grants g on g.thing_no = r.x_no and g.ordinal = r.x_last + r.place - w.n)) as at,
+                   select max(g.slot + outdial.span(r.x_last + r.place - g.ordinal, r.x1, r.x2, r.x3, r.x4) + p_slack
+                              + case when v_stepped then outdial.stepped(g.slot) else interval '0' end)
+                   from outdial.grants g where g.thing_no = r.x_no
+                     and g.ordinal = any (array[r.x_last + r.place - r.x1, r.x_last + r.place - r.x2,
+                                                r.x_last + r.place - r.x3, r.x_last + r.place - r.x4]))) as at,
                coalesce(r.place > least(r.x1, r.x2, r.x3, r.x4), false) or coalesce(r.place > r.x_room, false) as over,
                greatest(r.floor, r.x_slot0) as floor
         from (select b.*, row_number() over (partition by x_no order by at, ord) as place2
@@ -267,7 +301,7 @@ begin
             where not b.over and (b.at <= v_now + p_lead + p_horizon or b.at <= b.floor)) c
         where c.place = 1 or c.account <> all (v_probe)
     ), gone as (
-        delete from outdial.work w using granted g where w.job_no = g.job
+        delete from outdial.work w where w.job_no = any (array(select job from granted))
     ), reserved as (
         insert into outdial.reservations (job_no, worker_no, class_no, rank, expires_at, campaign_id, account, number,
                                           number_thing, campaign_thing, account_thing, slot, routing_version, recipient)
@@ -276,7 +310,7 @@ begin
     ), kept as (
         update outdial.recipients k set slots = array(
             select s from (select s from unnest(k.slots || g.at) s where s > v_now - interval '31 days' order by s desc limit 100) l order by s)
-        from granted g where k.phone = g.phone and k.scope = g.recipient
+        from granted g where k.phone = g.phone and k.scope = g.recipient and k.phone = any (array(select phone from granted))
     ), entries as materialized (
         select n_no thing_no, n_last + row_number() over (partition by n_no order by at, ord) ordinal, at, true as logged
         from granted where n_no is not null
@@ -291,7 +325,7 @@ begin
                                     last_slot = greatest(l.last_slot, e.last_slot)
         from (select thing_no, count(*) n, count(*) filter (where logged) n_logged, max(at) filter (where logged) last_slot
               from entries group by thing_no) e
-        where l.thing_no = e.thing_no
+        where l.thing_no = e.thing_no and l.thing_no = any (v_things)
     )
     select c.job, g.at,
            case when g.job is not null then null
@@ -311,20 +345,23 @@ begin
     left join by_campaign bc using (ord)
     left join by_account ba using (ord)
     left join granted g on g.job = c.job
-    left join outdial.jobs j on j.job_no = g.job
+    left join outdial.jobs j on j.job_no = g.job and j.job_no = any (p_job)
     order by c.ord;
 
     if v_sticky then
         -- Claims of jobs that got no slot are given back, so that nobody sticks to a full number while another is free.
         delete from outdial.sticky s
-        using unnest(p_sticky_model, p_sticky_brand, p_job) a(model, brand, job) join outdial.jobs j on j.job_no = a.job
-        where s.model_id = a.model and s.brand = a.brand and s.phone = j.phone and s.job_no = a.job and s.until = v_until
-          and not exists (select 1 from outdial.reservations r where r.job_no = a.job);
+        using unnest(p_sticky_model, p_sticky_brand, p_job) a(model, brand, job)
+        join outdial.jobs j on j.job_no = a.job and j.job_no = any (p_job)
+        where s.model_id = any (p_sticky_model) and s.brand = any (p_sticky_brand) and s.phone = any (v_callees)
+          and s.model_id = a.model and s.brand = a.brand and s.phone = j.phone and s.job_no = a.job and s.until = v_until
+          and not exists (select 1 from outdial.reservations r where r.job_no = a.job and r.job_no = any (p_job));
         update outdial.sticky s set until = v_until
         from unnest(p_sticky_model, p_sticky_brand, p_number, p_job) a(model, brand, number, job)
-        join outdial.reservations r on r.job_no = a.job and r.worker_no = p_worker
-        join outdial.jobs j on j.job_no = a.job
-        where s.model_id = a.model and s.brand = a.brand and s.phone = j.phone and s.number = a.number;
+        join outdial.reservations r on r.job_no = a.job and r.job_no = any (p_job) and r.worker_no = p_worker
+        join outdial.jobs j on j.job_no = a.job and j.job_no = any (p_job)
+        where s.model_id = any (p_sticky_model) and s.brand = any (p_sticky_brand) and s.phone = any (v_callees)
+          and s.model_id = a.model and s.brand = a.brand and s.phone = j.phone and s.number = a.number;
     end if;
 end $$;
 
@@ -417,7 +454,7 @@ end $$;
 create function outdial.authorise(
     p_worker bigint, p_slack interval, p_job bigint[], p_attempt uuid[], p_model text[], p_brand text[], p_region text[],
     p_rule text[], p_decision jsonb[], p_window_until timestamptz[], p_dry_run boolean
-) returns table (job_no bigint, attempt_no smallint, verdict text) language plpgsql set enable_seqscan = off as $$
+) returns table (job_no bigint, attempt_no smallint, verdict text) language plpgsql as $$
 #variable_conflict use_column
 declare
     v_now timestamptz;
@@ -437,16 +474,22 @@ begin
     with held as materialized (
         select r.* from outdial.reservations r
         where r.job_no = any (p_job) and r.worker_no = p_worker order by r.job_no for update
+    ), mended as materialized (
+        select l.* from outdial.limits l
+        where l.thing_no = any (array(select unnest(array[number_thing, campaign_thing, account_thing]) from held))
+          and l.mended_at > v_now - interval '5 seconds'
     ), crowded as materialized (
         -- Slots made before a log was mended may be too early now.
-        select distinct h.job_no from held h
-        join outdial.limits l on l.thing_no in (h.number_thing, h.campaign_thing, h.account_thing) and l.mended_at > v_now - interval '5 seconds'
-        cross join lateral (select max(g.ordinal) ordinal from outdial.grants g
-                            where g.thing_no = l.thing_no and g.ordinal > l.last_ordinal - 1000 and g.slot = h.slot) mine
-        cross join lateral (values (l.per_second, interval '1 second'), (l.per_minute, interval '1 minute'),
-                                   (l.per_hour, interval '1 hour'), (l.per_day, interval '1 day')) w(n, span)
-        join outdial.grants g on g.thing_no = l.thing_no and g.ordinal = mine.ordinal - w.n
-             and g.slot + w.span + p_slack + outdial.stepped(g.slot) > h.slot
+        select distinct m.job_no
+        from (select h.job_no, h.slot, l.*,
+                     (select max(g.ordinal) from outdial.grants g
+                      where g.thing_no = l.thing_no and g.ordinal > l.last_ordinal - 1000 and g.slot = h.slot) mine
+              from held h cross join lateral unnest(array[h.number_thing, h.campaign_thing, h.account_thing]) t(thing)
+              join mended l on l.thing_no = t.thing) m
+        where (select max(g.slot + outdial.span(m.mine - g.ordinal, m.per_second, m.per_minute, m.per_hour, m.per_day) + outdial.stepped(g.slot))
+               from outdial.grants g where g.thing_no = m.thing_no
+                 and g.ordinal = any (array[m.mine - m.per_second, m.mine - m.per_minute, m.mine - m.per_hour, m.mine - m.per_day]))
+              + p_slack > m.slot
     ), judged as materialized (
         select a.*, h.class_no, h.rank, h.expires_at, h.campaign_id, h.account, h.number, h.number_thing, h.campaign_thing,
                h.account_thing, h.slot, h.routing_version, h.recipient,
@@ -470,18 +513,19 @@ begin
         from unnest(p_job, p_attempt, p_model, p_brand, p_region, p_rule, p_decision, p_window_until)
              a(job, attempt, model, brand, region, rule, decision, window_until)
         left join held h on h.job_no = a.job
-        left join outdial.jobs j on j.job_no = h.job_no
-        left join outdial.campaigns c on c.campaign_id = h.campaign_id
-        left join outdial.accounts acc on acc.name = h.account
-        left join outdial.agents ag on ag.model_id = a.model
+        left join outdial.jobs j on j.job_no = h.job_no and j.job_no = any (p_job)
+        left join outdial.campaigns c on c.campaign_id = h.campaign_id and c.campaign_id = any (array(select campaign_id from held))
+        left join outdial.accounts acc on acc.name = h.account and acc.name = any (array(select account from held))
+        left join outdial.agents ag on ag.model_id = a.model and ag.model_id = any (p_model)
         left join outdial.pool p on p.model_id = a.model and p.number = h.number
-        left join outdial.numbers n on n.number = h.number
+             and p.model_id = any (p_model) and p.number = any (array(select number from held))
+        left join outdial.numbers n on n.number = h.number and n.number = any (array(select number from held))
     ), dialing as (
         update outdial.jobs j set state = 'dialing', reason = null, due_at = null, attempts = j.attempts + 1
-        from judged a where a.verdict is null and j.job_no = a.job
+        where j.job_no = any (array(select job from judged where verdict is null))
         returning j.job_no, j.attempts, j.phone
     ), gone as (
-        delete from outdial.reservations r using judged a where a.verdict is null and r.job_no = a.job
+        delete from outdial.reservations r where r.job_no = any (array(select job from judged where verdict is null))
     ), tried as (
         insert into outdial.attempts (job_no, attempt_no, attempt_id, worker_no, campaign_id, account, model_id, brand, phone,
                                       region, from_phone_number, routing_version, rule, decision, state, dry_run, slot, submitted_at)
@@ -517,6 +561,8 @@ declare
     v_mend_slot timestamptz[];
     v_mend_new timestamptz[];
     v_mine uuid[];
+    v_account text[];
+    v_campaign text[];
     v_phone bigint[];
     v_scope text[];
     v_slot timestamptz[];
@@ -524,7 +570,7 @@ declare
 begin
     select array_agg(distinct t) into v_things
     from unnest(p_attempt, p_outcome, p_arrived) o(attempt, outcome, arrived)
-    join outdial.live l on l.attempt_id = o.attempt
+    join outdial.live l on l.attempt_id = o.attempt and l.attempt_id = any (p_attempt)
     cross join lateral (values (l.number_thing), (l.campaign_thing), (l.account_thing)) v(t)
     where (o.outcome in ('retry', 'refused', 'unsent') or o.arrived is not null or l.state = 'review') and t is not null;
     if v_things is not null then
@@ -532,7 +578,9 @@ begin
     end if;
     select array_agg(substr(j.phone, 2)::bigint), array_agg(l.recipient) into v_phone, v_scope
     from unnest(p_attempt, p_outcome, p_arrived) o(attempt, outcome, arrived)
-    join outdial.live l on l.attempt_id = o.attempt join outdial.jobs j using (job_no)
+    join outdial.live l on l.attempt_id = o.attempt and l.attempt_id = any (p_attempt)
+    join outdial.jobs j on j.job_no = l.job_no and j.job_no = any (array(
+         select l.job_no from outdial.live l where l.attempt_id = any (p_attempt) and l.recipient is not null))
     where (o.outcome in ('unsent', 'retry', 'refused') or o.arrived is not null) and l.recipient is not null;
     if v_phone is not null then perform outdial.lock_recipients(v_phone, v_scope, false); end if;
     v_now := clock_timestamp();
@@ -547,10 +595,12 @@ begin
                    select case when bool_or(o.state = 'placed') then 'placed' else 'done' end from outdial.attempts o
                    where o.job_no = l.job_no and o.attempt_no <> l.attempt_no and o.state in ('placed', 'ended')
                      and o.learned_at > l.slot - interval '2 seconds' having count(*) > 0) end as rung
-        from outdial.live l join said s on s.attempt = l.attempt_id
+        from outdial.live l join said s on s.attempt = l.attempt_id and l.attempt_id = any (p_attempt)
         -- `placed` already: the provider was heard elsewhere first; only what is missing is added.
         where l.state = 'submitting' or (l.state in ('unknown', 'review') and s.outcome <> 'unknown')
         order by l.job_no for update of l
+    ), missed as materialized (
+        select s.* from said s where not exists (select 1 from mine m where m.attempt_id = s.attempt)
     ), tried as (
         update outdial.attempts a set
             state = case m.outcome when 'placed' then 'placed' when 'unknown' then 'unknown' else 'not_placed' end,
@@ -559,13 +609,12 @@ begin
             reason = m.reason,
             -- A look-up tells later that it was.
             placed_at = case when m.outcome = 'placed' then case m.state when 'submitting' then v_now else a.submitted_at end end
-        from mine m where a.job_no = m.job_no and a.attempt_no = m.attempt_no
+        from mine m where a.job_no = m.job_no and a.attempt_no = m.attempt_no and a.job_no = any (array(select job_no from mine))
         returning a.job_no, a.attempt_no, a.call_id, a.from_phone_number
     ), merged as (
         update outdial.attempts a set call_id = coalesce(a.call_id, s.call_id), http_status = coalesce(a.http_status, s.http_status)
-        from said s where a.attempt_id = s.attempt and s.outcome = 'placed' and (a.call_id is null or a.http_status is null)
-          and a.state not in ('not_placed', 'closed')
-          and not exists (select 1 from mine m where m.attempt_id = s.attempt)
+        from missed s where a.attempt_id = s.attempt and a.attempt_id = any (array(select attempt from missed))
+          and s.outcome = 'placed' and (a.call_id is null or a.http_status is null) and a.state not in ('not_placed', 'closed')
     ), jobs as (
         update outdial.jobs j set
             state = coalesce(m.rung, case m.outcome when 'placed' then 'placed' when 'unknown' then 'dialing' when 'refused' then 'refused' else 'waiting' end),
@@ -579,7 +628,7 @@ begin
             placed = j.placed + (m.outcome = 'placed')::int, attempts = j.attempts - (m.outcome = 'unsent')::int,
             finished_at = case when coalesce(m.rung, m.outcome) in ('refused', 'done') then v_now end,
             event_seq = j.event_seq + 1
-        from mine m where j.job_no = m.job_no
+        from mine m where j.job_no = m.job_no and j.job_no = any (array(select job_no from mine))
         returning j.job_no, j.job_id, j.event_seq, j.reason, j.due_at, j.metadata, j.traceparent
     ), listed as (
         insert into outdial.work (job_no, class_no, rank, ready_at, expires_at)
@@ -587,14 +636,15 @@ begin
     ), still as (
         update outdial.live l set state = m.outcome, call_id = m.said_call_id, since = v_now,
                                   called_at = case when m.arrived > m.slot + p_slack then m.arrived - p_slack else l.called_at end
-        from mine m where l.attempt_id = m.attempt_id and m.outcome in ('placed', 'unknown')
+        from mine m where l.attempt_id = m.attempt_id and l.attempt_id = any (p_attempt) and m.outcome in ('placed', 'unknown')
     ), over as (
-        delete from outdial.live l using mine m where l.attempt_id = m.attempt_id and m.outcome in ('retry', 'refused', 'unsent')
+        delete from outdial.live l
+        where l.attempt_id = any (array(select attempt_id from mine where outcome in ('retry', 'refused', 'unsent')))
     ), called as (
         -- Who was not rung has not been called.
         select substr(t.phone, 2)::bigint phone, m.recipient, coalesce(m.called_at, m.slot) slot,
                case when m.outcome in ('placed', 'unknown') then m.arrived - p_slack end as moved
-        from mine m join outdial.jobs t using (job_no)
+        from mine m join outdial.jobs t on t.job_no = m.job_no and t.job_no = any (array(select job_no from mine where recipient is not null))
         where m.recipient is not null and (m.outcome not in ('placed', 'unknown') or m.arrived > m.slot + p_slack)
     ), things as (
         select v.t thing_no, m.slot, m.outcome, m.arrived, m.state = 'review' as in_review from mine m
@@ -604,7 +654,7 @@ begin
         update outdial.limits l set in_use = l.in_use - f.n
         from (select thing_no, sum(case when not in_review then 1 when outcome = 'placed' then -1 else 0 end) n
               from things where in_review or outcome in ('retry', 'refused', 'unsent') group by thing_no) f
-        where l.thing_no = f.thing_no and f.n <> 0
+        where l.thing_no = f.thing_no and l.thing_no = any (v_things) and f.n <> 0
     ), told as (
         insert into outdial.outbox (type, subject, sequence, data, traceparent)
         select e.type, j.job_id, j.event_seq,
@@ -618,9 +668,10 @@ begin
           and not (m.outcome = 'unsent' and m.reason = 'queued' and m.rung is null) order by m.job_no
     )
     select array_agg(thing_no), array_agg(slot), array_agg(case when outcome <> 'unsent' then arrived - p_slack end),
-           (select array_agg(attempt_id) from mine), (select array_agg(phone) from called),
-           (select array_agg(recipient) from called), (select array_agg(slot) from called), (select array_agg(moved) from called)
-    into v_mend_thing, v_mend_slot, v_mend_new, v_mine, v_phone, v_scope, v_slot, v_moved
+           (select array_agg(attempt_id) from mine), (select array_agg(account) from mine), (select array_agg(campaign_id) from mine),
+           (select array_agg(phone) from called), (select array_agg(recipient) from called), (select array_agg(slot) from called),
+           (select array_agg(moved) from called)
+    into v_mend_thing, v_mend_slot, v_mend_new, v_mine, v_account, v_campaign, v_phone, v_scope, v_slot, v_moved
     from things where outcome = 'unsent' or arrived > slot + p_slack;
     if v_mend_thing is not null then
         perform outdial.mend_grants(v_mend_thing, v_mend_slot, v_mend_new);
@@ -628,22 +679,22 @@ begin
     if v_phone is not null then perform outdial.mend_slots(v_phone, v_scope, v_slot, v_moved); end if;
 
     -- A worker's own answer that comes after the attempt was given up: it was placed all the same.
-    if exists (select 1 from unnest(p_attempt, p_outcome, p_call_id) o(attempt, outcome, call_id) join outdial.attempts a on a.attempt_id = o.attempt
-               where o.outcome = 'placed' and o.call_id is not null and a.state in ('not_placed', 'closed')) then
+    if coalesce(cardinality(v_mine), 0) < cardinality(p_attempt) then
         perform outdial.placed_after_all(a.account, array_agg(o.attempt), array_agg(o.call_id), p_events)
-        from unnest(p_attempt, p_outcome, p_call_id) o(attempt, outcome, call_id) join outdial.attempts a on a.attempt_id = o.attempt
+        from unnest(p_attempt, p_outcome, p_call_id) o(attempt, outcome, call_id)
+        join outdial.attempts a on a.attempt_id = o.attempt and a.attempt_id = any (p_attempt)
         where o.outcome = 'placed' and o.call_id is not null and a.state in ('not_placed', 'closed') group by a.account;
     end if;
 
     -- The account's health: what it said last counts; of a burst of 429s only the first doubles the wait.
     with heard as (
-        select a.account, o.signal, o.backoff_ms, o.ord
+        select a.account, o.signal, o.backoff_ms, o.ord,
+               coalesce(max(o.ord) filter (where o.signal <> 'unknown') over (partition by a.account), 0) as answered
         from unnest(p_attempt, p_signal, p_backoff_ms) with ordinality o(attempt, signal, backoff_ms, ord)
-        join outdial.attempts a on a.attempt_id = o.attempt where o.signal is not null and o.attempt = any (v_mine)
+        join unnest(v_mine, v_account) a(attempt, account) using (attempt) where o.signal is not null
     ), per_account as (
         select h.account, bool_or(signal = 'ok') ok, bool_or(signal = 'busy') busy, max(backoff_ms) backoff_ms,
-               count(*) filter (where signal = 'unknown'
-                   and h.ord > coalesce((select max(k.ord) from heard k where k.account = h.account and k.signal <> 'unknown'), 0)) unknown,
+               count(*) filter (where signal = 'unknown' and h.ord > h.answered) unknown,
                bool_or(signal <> 'unknown') answered
         from heard h group by h.account
     )
@@ -658,20 +709,21 @@ begin
         breaker_until = case when p.unknown + case when p.answered then 0 else a.unknown_in_a_row end >= 5
                              then v_now + make_interval(secs => 5 + random()) end
     from per_account p
-    where a.name = p.account and (p.busy or p.unknown > 0 or (p.answered and a.unknown_in_a_row > 0) or (p.ok and a.busy_in_a_row > 0));
+    where a.name = p.account and a.name = any (v_account) and (p.busy or p.unknown > 0 or (p.answered and a.unknown_in_a_row > 0) or (p.ok and a.busy_in_a_row > 0));
 
     -- What was never sent was never tried.
-    delete from outdial.attempts a using unnest(p_attempt, p_outcome) o(attempt, outcome)
-    where o.outcome = 'unsent' and a.attempt_id = o.attempt and a.state = 'not_placed';
+    delete from outdial.attempts a
+    where a.attempt_id = any (array(select attempt from unnest(p_attempt, p_outcome) o(attempt, outcome) where o.outcome = 'unsent'))
+      and a.state = 'not_placed';
 
     return query
     with last as (
         select a.campaign_id, count(*) filter (where o.outcome = 'refused') refused, bool_or(o.outcome = 'placed') placed
-        from unnest(p_attempt, p_outcome) o(attempt, outcome) join outdial.attempts a on a.attempt_id = o.attempt
-        where o.outcome in ('refused', 'placed') and o.attempt = any (v_mine) group by a.campaign_id
+        from unnest(p_attempt, p_outcome) o(attempt, outcome) join unnest(v_mine, v_campaign) a(attempt, campaign_id) using (attempt)
+        where o.outcome in ('refused', 'placed') group by a.campaign_id
     )
     update outdial.campaigns c set refused_in_a_row = case when l.placed then 0 else c.refused_in_a_row + l.refused end
-    from last l where c.campaign_id = l.campaign_id and c.state = 'active' and (l.refused > 0 or c.refused_in_a_row > 0)
+    from last l where c.campaign_id = l.campaign_id and c.campaign_id = any (v_campaign) and c.state = 'active' and (l.refused > 0 or c.refused_in_a_row > 0)
     returning c.campaign_id, c.refused_in_a_row;
 end $$;
 
@@ -736,8 +788,8 @@ declare
     v_news uuid[];
 begin
     select array_agg(distinct t) into v_things
-    from unnest(p_attempt) o(attempt) join outdial.live l on l.attempt_id = o.attempt
-    cross join lateral (values (l.number_thing), (l.campaign_thing), (l.account_thing)) v(t) where t is not null;
+    from outdial.live l cross join lateral (values (l.number_thing), (l.campaign_thing), (l.account_thing)) v(t)
+    where l.attempt_id = any (p_attempt) and t is not null;
     if v_things is null then
         perform outdial.finish_late(p_attempt, p_call_id, p_disposition, p_provider_status, p_end_reason, p_error, p_from_reported,
                                     p_ended_at, p_duration_s, p_recording_url, p_events);
@@ -751,10 +803,10 @@ begin
                              p_ended_at, p_duration_s, p_recording_url)
             o(attempt, said_call_id, disposition, reason, provider_status, end_reason, error, from_reported, ended_at, duration_s, recording_url)
     ), mine as materialized (
-        select l.*, s.* from outdial.live l join said s on s.attempt = l.attempt_id
+        select l.*, s.* from outdial.live l join said s on s.attempt = l.attempt_id and l.attempt_id = any (p_attempt)
         where s.said_call_id is null or s.said_call_id = l.call_id order by l.job_no for update of l
     ), over as (
-        delete from outdial.live l using mine m where l.attempt_id = m.attempt_id
+        delete from outdial.live l where l.attempt_id = any (array(select attempt_id from mine))
     ), tried as (
         update outdial.attempts a set
             state = 'ended', disposition = m.disposition, reason = m.reason, provider_status = m.provider_status,
@@ -768,7 +820,7 @@ begin
                                       then m.from_reported = a.from_phone_number end,
             placed_at = coalesce(a.placed_at, v_now), ended_at = coalesce(m.ended_at, v_now),
             duration_s = m.duration_s
-        from mine m where a.job_no = m.job_no and a.attempt_no = m.attempt_no
+        from mine m where a.job_no = m.job_no and a.attempt_no = m.attempt_no and a.job_no = any (array(select job_no from mine))
         returning a.job_no, a.attempt_id, a.attempt_no, a.call_id, a.from_phone_number, a.from_phone_number_reported, a.disposition,
                   a.caller_id_verified, a.duration_s, a.campaign_id
     ), mistaken as (
@@ -779,15 +831,16 @@ begin
         select m.job_no, count(*)::int as n, max(m.reason) as reason, count(*) filter (where m.state <> 'placed') as unheard,
                -- A call that was learned of late may not be the job's last.
                bool_and(jj.state in ('dialing', 'placed', 'review'))
-               and not exists (select 1 from outdial.live l where l.job_no = m.job_no and l.attempt_id <> all (array_agg(m.attempt_id))) as over,
+               and not exists (select 1 from outdial.attempts o where o.job_no = m.job_no and o.attempt_id <> all (array_agg(m.attempt_id))
+                               and o.state in ('submitting', 'placed', 'unknown', 'review')) as over,
                (array_agg(m.disposition order by m.attempt_no desc))[1] as disposition,
                array_agg(m.attempt_id) as attempts, array_agg(m.disposition) as dispositions,
                min(m.class_no) as class_no, min(m.rank) as rank, min(m.expires_at) as expires_at
-        from mine m join outdial.jobs jj using (job_no) group by m.job_no
+        from mine m join outdial.jobs jj on jj.job_no = m.job_no and jj.job_no = any (array(select job_no from mine)) group by m.job_no
     ), judged as materialized (
         -- The policy's next try, unless it would be too late.
         select s.*, case when s.over and p.again < s.expires_at then p.again end as again
-        from sums s join outdial.jobs jj using (job_no)
+        from sums s join outdial.jobs jj on jj.job_no = s.job_no and jj.job_no = any (array(select job_no from mine))
         left join lateral (
             select v_now + make_interval(secs => (c.retry -> 'on' ->> s.disposition)::int) as again
             from outdial.campaigns c
@@ -805,7 +858,7 @@ begin
             due_at = case when o.over then o.again else j.due_at end,
             finished_at = case when o.over and o.again is null then v_now else j.finished_at end,
             event_seq = j.event_seq + 2 * o.n + 1, placed = j.placed + o.unheard
-        from judged o where j.job_no = o.job_no
+        from judged o where j.job_no = o.job_no and j.job_no = any (array(select job_no from mine))
         returning j.job_no, j.job_id, j.event_seq, j.reason, j.due_at, j.metadata, j.traceparent, o.over, o.again
     ), listed as (
         insert into outdial.work (job_no, class_no, rank, ready_at, expires_at)
@@ -814,7 +867,7 @@ begin
         update outdial.limits l set in_use = l.in_use - f.n
         from (select v.t thing_no, count(*) n from mine cross join lateral (values (number_thing), (campaign_thing), (account_thing)) v(t)
               where v.t is not null and mine.state <> 'review' group by v.t) f
-        where l.thing_no = f.thing_no
+        where l.thing_no = f.thing_no and l.thing_no = any (v_things)
     ), told as (
         insert into outdial.outbox (type, subject, sequence, data, traceparent)
         select e.type, j.job_id, j.event_seq - e.back - case when e.back > 0 then m.back else 0 end,

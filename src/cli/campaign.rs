@@ -7,7 +7,7 @@ use super::output::{self, Output, Table, cell};
 use super::{Context, Failure};
 use crate::config::Needs;
 use crate::core::events::EventTypes;
-use crate::core::ids::CampaignId;
+use crate::core::ids::{CampaignId, JobNo};
 use crate::store::stops::{self, CampaignTo};
 use crate::store::{Pool, reporting};
 
@@ -110,10 +110,13 @@ async fn set(pool: &Pool, one: &One, to: CampaignTo, events: EventTypes) -> Resu
 
 async fn cancel_jobs(pool: &Pool, campaign: &CampaignId, events: EventTypes) -> Result<(), Failure> {
     let mut canceled = 0;
+    let mut after = JobNo(0);
     loop {
-        match stops::cancel_some_of(pool, campaign, events).await? {
-            0 => return output::print(&format!("{canceled} waiting jobs canceled\n")),
-            some => canceled += some,
+        let (some, last) = stops::cancel_some_of(pool, campaign, after, events).await?;
+        canceled += some;
+        match last {
+            Some(last) => after = last,
+            None => return output::print(&format!("{canceled} waiting jobs canceled\n")),
         }
     }
 }

@@ -4,7 +4,7 @@
 use sqlx::{PgPool, Row};
 
 use crate::core::events::EventTypes;
-use crate::core::ids::{AccountName, CampaignId, JobId};
+use crate::core::ids::{AccountName, CampaignId, JobId, JobNo};
 use crate::core::phone::E164;
 
 type Answer<T> = Result<T, sqlx::Error>;
@@ -130,21 +130,31 @@ pub async fn set_kill_switch(pool: &PgPool, on: bool) -> Answer<bool> {
     sqlx::query_scalar("select outdial.set_kill_switch($1)").bind(on).fetch_one(pool).await
 }
 
-/// Cancels some of the waiting jobs of a campaign, 500 at most; gives how many. 0: none is left that can be.
+/// Cancels some of the waiting jobs of a campaign, 500 at most: of those received after `after`, the oldest. Gives how many,
+/// and the last that was looked at; `None`: there is no other.
 ///
 /// # Errors
 /// The database's.
-pub async fn cancel_some_of(pool: &PgPool, campaign: &CampaignId, events: EventTypes) -> Answer<usize> {
-    let rows = sqlx::query(
-        "select job_id from outdial.cancel(array(
-            select job_id from outdial.jobs where campaign_id = $1 and state = 'waiting' limit $2), $3)",
+pub async fn cancel_some_of(
+    pool: &PgPool,
+    campaign: &CampaignId,
+    after: JobNo,
+    events: EventTypes,
+) -> Answer<(usize, Option<JobNo>)> {
+    let row = sqlx::query(
+        "with some as materialized (
+             select job_no, job_id from outdial.jobs
+             where campaign_id = $1 and job_no > $2 and state = 'waiting' order by job_no limit $3)
+         select (select count(*) from outdial.cancel(array(select job_id from some), $4)), (select max(job_no) from some)",
     )
     .bind(campaign.as_str())
+    .bind(after.0)
     .bind(CANCEL_BATCH)
     .bind(events.names())
-    .fetch_all(pool)
+    .fetch_one(pool)
     .await?;
-    Ok(rows.len())
+    let (canceled, last): (i64, Option<i64>) = (row.try_get(0)?, row.try_get(1)?);
+    Ok((usize::try_from(canceled).unwrap_or(0), last.map(JobNo)))
 }
 
 /// What became of the wish to cancel a job.

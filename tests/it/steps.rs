@@ -6,7 +6,7 @@ use chrono::TimeDelta;
 use sqlx::{AssertSqlSafe, PgConnection, PgPool};
 use uuid::Uuid;
 
-use crate::support::ledger::{Limits, ground, leave, release, reserve, settle};
+use crate::support::ledger::{Limits, finish, ground, leave, release, reserve, settle};
 use crate::support::{Database, database, eventually};
 
 const UNLIMITED: Limits = ([None; 4], None);
@@ -254,4 +254,68 @@ async fn waits(db: &PgPool, step: &str) {
         (waiting == 1).then_some(())
     })
     .await;
+}
+
+/// All steps of jobs, the first of which is `from`.
+async fn dial(db: &PgPool, from: i64, jobs: i64) {
+    let jobs: Vec<i64> = (from..from + jobs).collect();
+    let asks: Vec<_> = jobs.iter().map(|job| (*job, 0, *job as usize % 50)).collect();
+    assert!(reserve(db, &asks).await.iter().all(|answer| answer.slot.is_some()));
+    let attempts: Vec<Uuid> = leave(db, PATIENT, &jobs).await.into_iter().map(|(attempt, _)| attempt).collect();
+    settle(db, &attempts.iter().map(|attempt| (*attempt, "placed", None)).collect::<Vec<_>>()).await;
+    finish(db, &attempts).await;
+}
+
+/// Rows of outdial's tables and entries of their indexes that were read so far.
+async fn read(db: &PgPool) -> i64 {
+    sqlx::query("select pg_stat_force_next_flush()").execute(db).await.unwrap();
+    sqlx::query_scalar(
+        "select ((select sum(idx_tup_read) from pg_stat_user_indexes where schemaname = 'outdial')
+               + (select sum(seq_tup_read) from pg_stat_user_tables where schemaname = 'outdial'))::bigint",
+    )
+    .fetch_one(db)
+    .await
+    .unwrap()
+}
+
+/// Plans are made when a worker comes to an empty ledger, and used when a campaign has dropped its jobs.
+#[tokio::test]
+async fn what_a_job_costs_does_not_grow_with_the_ledger() {
+    const BATCH: i64 = 64;
+    let database = database().await;
+    // One connection, so that what it has planned stays.
+    let db = sqlx::postgres::PgPoolOptions::new().max_connections(1).connect(&database.url).await.unwrap();
+    let number = ([Some(100), Some(1_000), None, Some(10_000)], Some(100));
+    ground(&db, UNLIMITED, &[UNLIMITED], &vec![number; 50], 8 * BATCH).await;
+    dial(&db, 1, 1).await;
+    let before = read(&db).await;
+    dial(&db, 2, BATCH).await;
+    let small = read(&db).await - before;
+    for statement in [
+        "insert into outdial.jobs (job_no, job_id, campaign_id, class_no, phone, name, priority, expires_at, received_at, state)
+         select n, 'm' || n, 'c0', 1, '+1416' || (5550000 + n), 'Ada', 4, now() + interval '1 hour', now(), 'waiting'
+         from generate_series(100001, 140000) n",
+        "insert into outdial.work (job_no, class_no, rank, expires_at) select job_no, class_no, 5, expires_at from outdial.jobs
+         where job_no > 100000",
+        "insert into outdial.attempts (job_no, attempt_no, attempt_id, worker_no, campaign_id, account, model_id, phone, routing_version,
+                                       decision, state, slot, submitted_at)
+         select job_no, 1, gen_random_uuid(), 1, campaign_id, 'default', 'agent', phone, 1, '{}', 'placed', now(), now()
+         from outdial.jobs where job_no > 120000",
+        "insert into outdial.live (attempt_id, job_no, attempt_no, worker_no, state, account, model_id, class_no, rank, expires_at,
+                                   campaign_id, campaign_thing, account_thing, slot, since)
+         select a.attempt_id, a.job_no, 1, 1, 'placed', 'default', 'agent', 1, 5, now() + interval '1 hour', 'c0', 2, 1, now(), now()
+         from outdial.attempts a where a.job_no > 120000",
+        "insert into outdial.limits (kind, key, per_second) select 3, '+1700555' || n, 1 from generate_series(1000, 4000) n",
+        "insert into outdial.pool (model_id, number) select 'agent', key from outdial.limits where key like '+1700%'",
+        "insert into outdial.numbers (number) select key from outdial.limits where kind = 3",
+        "insert into outdial.suppressions (phone, scope, source_no) select 14175550000 + n, '', outdial.source_no('test')
+         from generate_series(1, 20000) n",
+    ] {
+        sqlx::query(statement).execute(&db).await.unwrap();
+    }
+    let before = read(&db).await;
+    dial(&db, 100, BATCH).await;
+    let large = read(&db).await - before;
+    assert!(small > 10 * BATCH, "{small} reads are too few to be true");
+    assert!(large < small + small / 2, "{BATCH} jobs read {large} rows and entries, and {small} while there were few");
 }
