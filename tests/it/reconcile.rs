@@ -330,6 +330,29 @@ async fn a_call_that_was_placed_after_all_counts_for_its_callees_caps() {
 }
 
 #[tokio::test]
+async fn who_was_dialed_again_counts_twice_and_no_more_when_the_first_call_is_found() {
+    let stage = stage(
+        "[[campaign]]\nid = \"spring\"\nredial_unknown_after = \"10s\"\nrecipient_limits = { per_day = 2 }",
+    )
+    .await;
+    let worker = stage.worker(&[FAST_READS, QUARANTINE]).await;
+    one_unknown(&stage, "lost", "spring", lost(refused())).await;
+    stage.jobs("done", None, 1, LONG).await;
+    assert_eq!(counted(&stage, "campaign:spring").await, 2);
+    let first: String =
+        sqlx::query_scalar("select attempt_id::text from outdial.attempts where attempt_no = 1")
+            .fetch_one(&stage.db)
+            .await
+            .unwrap();
+    assert_eq!(found(&stage, &first, "late").await, 1);
+    assert_eq!(counted(&stage, "campaign:spring").await, 2);
+    stage.publish(&[job("third", "spring", "+14155550123")]).await;
+    stage.stands("third", "waiting", Some("recipient_limit")).await;
+    assert_eq!(stage.posts().len(), 2);
+    stage.stopped(worker).await;
+}
+
+#[tokio::test]
 async fn a_call_that_arrived_late_and_was_none_counts_no_more() {
     let stage = stage(CAPPED).await;
     let worker = stage.worker(&[FAST_READS, QUARANTINE]).await;

@@ -261,7 +261,8 @@ async fn dial(db: &PgPool, from: i64, jobs: i64) {
     let jobs: Vec<i64> = (from..from + jobs).collect();
     let asks: Vec<_> = jobs.iter().map(|job| (*job, 0, *job as usize % 50)).collect();
     assert!(reserve(db, &asks).await.iter().all(|answer| answer.slot.is_some()));
-    let attempts: Vec<Uuid> = leave(db, PATIENT, &jobs).await.into_iter().map(|(attempt, _)| attempt).collect();
+    let attempts: Vec<Uuid> =
+        leave(db, PATIENT, &jobs).await.into_iter().map(|(attempt, _)| attempt).collect();
     settle(db, &attempts.iter().map(|attempt| (*attempt, "placed", None)).collect::<Vec<_>>()).await;
     finish(db, &attempts).await;
 }
@@ -317,5 +318,8 @@ async fn what_a_job_costs_does_not_grow_with_the_ledger() {
     dial(&db, 100, BATCH).await;
     let large = read(&db).await - before;
     assert!(small > 10 * BATCH, "{small} reads are too few to be true");
-    assert!(large < small + small / 2, "{BATCH} jobs read {large} rows and entries, and {small} while there were few");
+    assert!(
+        large < small + small / 2,
+        "{BATCH} jobs read {large} rows and entries, and {small} while there were few"
+    );
 }
