@@ -8,7 +8,7 @@ use std::sync::Arc;
 
 use chrono::{DateTime, Utc};
 
-use super::decide::{Choice, NumberUse, Plan, choose};
+use super::decide::{Choice, NumberUse, Plan, Rankings, choose_by};
 use super::fair::Turns;
 use super::ids::{AccountName, CampaignId, ClassNo, JobNo};
 use super::ledger::{Ask, StickyAsk, StickyKey, Waiting};
@@ -97,7 +97,7 @@ struct Group {
 /// Picks. `draw` gives randomness for weighted choices.
 pub fn pick(
     offers: Vec<Offer>,
-    book: &mut UsageBook,
+    (book, rankings): (&mut UsageBook, &mut Rankings),
     turns: &mut Turns,
     sticky: &HashMap<StickyKey, E164>,
     room: &mut Room,
@@ -117,7 +117,7 @@ pub fn pick(
             },
         );
         let Some(at) = next else { break };
-        match step(&mut groups[at], book, sticky, draw, &mut picked) {
+        match step(&mut groups[at], (&mut *book, &mut *rankings), sticky, draw, &mut picked) {
             Step::Picked => {
                 let group = &groups[at];
                 room.take(&group.account, &group.campaign);
@@ -142,7 +142,7 @@ enum Step {
 
 fn step(
     group: &mut Group,
-    book: &mut UsageBook,
+    (book, rankings): (&mut UsageBook, &mut Rankings),
     sticky: &HashMap<StickyKey, E164>,
     draw: &mut impl FnMut() -> u64,
     picked: &mut Picked,
@@ -166,7 +166,9 @@ fn step(
         brand: offer.plan.brand.clone(),
         phone: job.phone.clone(),
     });
-    match choose(&offer.plan, &|number| book.view(number), known, draw()) {
+    let drawn = draw();
+    let best = |tier: &_| rankings.best(tier, book, drawn);
+    match choose_by(&offer.plan, &|number| book.view(number), known, best) {
         Choice::Number { number, tier, breaks_sticky } => {
             let used = book.view(&number);
             book.ask(&number);
@@ -203,11 +205,7 @@ impl Offer {
     /// Whether a job of this class waits for just that number, apart from its class.
     fn waits_for(&self, number: &E164) -> bool {
         self.sticky.as_ref() != Some(number)
-            && self
-                .plan
-                .tiers
-                .iter()
-                .any(|tier| tier.sticky && tier.candidates.iter().any(|c| c.number == *number))
+            && self.plan.tiers.iter().any(|tier| tier.sticky && tier.holds(number))
     }
 
     fn pick(

@@ -124,7 +124,8 @@ fn run(wants: &[Wants], limited: &Limited, turns: &mut Turns) -> Picked {
         accounts: some(&limited.accounts).into_iter().map(|(n, left)| (account(n), left)).collect(),
         campaigns: some(&limited.campaigns).into_iter().map(|(n, left)| (campaign(n), left)).collect(),
     };
-    pick(offers(wants), &mut book, turns, &HashMap::new(), &mut room, &mut || 0)
+    let mut rankings = Rankings::default();
+    pick(offers(wants), (&mut book, &mut rankings), turns, &HashMap::new(), &mut room, &mut || 0)
 }
 
 /// Whether the jobs of `wants` that are left could go beside what was picked.

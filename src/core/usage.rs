@@ -46,6 +46,10 @@ pub struct UsageBook {
     horizon: TimeDelta,
     /// Not before any `last_call`.
     latest: Option<DateTime<Utc>>,
+    /// Of the pass under way.
+    pass: u64,
+    /// Those asked for in it.
+    asked: Vec<E164>,
 }
 
 impl UsageBook {
@@ -53,10 +57,23 @@ impl UsageBook {
     pub fn begin(&mut self, now: DateTime<Utc>, horizon: TimeDelta) {
         self.now = now;
         self.horizon = horizon;
-        for entry in self.entries.values_mut() {
-            entry.asked = 0;
-            entry.asked_at = None;
+        self.pass += 1;
+        for number in self.asked.drain(..) {
+            if let Some(entry) = self.entries.get_mut(&number) {
+                entry.asked = 0;
+                entry.asked_at = None;
+            }
         }
+    }
+
+    /// Of the pass under way: another one in each.
+    pub fn pass(&self) -> u64 {
+        self.pass
+    }
+
+    /// A number whose next slot is no later may be free.
+    pub fn upto(&self) -> DateTime<Utc> {
+        self.now + self.horizon
     }
 
     /// Takes in a reading.
@@ -85,7 +102,7 @@ impl UsageBook {
             NumberUse { share: 0.0, free: true, next_at: None, last_call: None },
             |e| NumberUse {
                 share: e.share(),
-                free: e.is_free(self.now, self.horizon),
+                free: e.is_free(self.now, self.upto()),
                 next_at: e.next_at(self.now),
                 last_call: e.asked_at.or(e.used.last_call),
             },
@@ -98,6 +115,7 @@ impl UsageBook {
         if let Some(e) = self.entries.get_mut(number) {
             e.asked += 1;
             e.asked_at = Some(call);
+            self.asked.push(number.clone());
         }
     }
 
@@ -171,9 +189,9 @@ impl Entry {
         self.limits.concurrent.is_some_and(|limit| self.used.concurrent + self.asked >= limit)
     }
 
-    fn is_free(&self, now: DateTime<Utc>, horizon: TimeDelta) -> bool {
+    fn is_free(&self, now: DateTime<Utc>, upto: DateTime<Utc>) -> bool {
         let open = self.shut_until.is_none_or(|at| at <= now);
-        let due = self.used.next_at.is_none_or(|at| at <= now + horizon);
+        let due = self.used.next_at.is_none_or(|at| at <= upto);
         // Counts grow old: a full window whose next slot has come has room for one at least.
         open && due && !self.concurrency_full() && self.asked < self.room().max(1)
     }

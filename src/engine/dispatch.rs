@@ -20,7 +20,7 @@ use super::ledger::{DispatchLedger, LedgerError};
 use super::sending::{Sending, Unsent};
 use super::tenure::Tenure;
 use crate::clock;
-use crate::core::decide::World;
+use crate::core::decide::{Rankings, World};
 use crate::core::fair::Turns;
 use crate::core::ids::{AccountName, CampaignId, RoutingVersion};
 use crate::core::ledger::{Reserved, SlotTerms};
@@ -116,6 +116,7 @@ pub struct Dispatch<L> {
 struct State {
     classes: Classes,
     book: UsageBook,
+    rankings: Rankings,
     turns: Turns,
     campaigns_shut: HashMap<CampaignId, Shut>,
     /// At its limit, or the provider is out of reach by it.
@@ -151,6 +152,7 @@ impl<L: DispatchLedger> Dispatch<L> {
         let mut state = State {
             classes: Classes::default(),
             book: UsageBook::default(),
+            rankings: Rankings::default(),
             turns: Turns::default(),
             campaigns_shut: HashMap::new(),
             accounts_shut: HashMap::new(),

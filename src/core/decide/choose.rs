@@ -1,7 +1,5 @@
 //! One number of a plan, by how much each has been used.
 
-use std::cmp::Ordering;
-
 use chrono::{DateTime, Utc};
 
 use super::{Candidate, Plan, Tier, TierSource};
@@ -40,6 +38,16 @@ pub enum Choice {
 /// `sticky` is the number that this callee knows, `draw` the randomness of `weighted`: 64 even bits. Equal arguments
 /// give equal answers; what is equally good goes by the number's own text.
 pub fn choose(plan: &Plan, usage: &impl Fn(&E164) -> NumberUse, sticky: Option<&E164>, draw: u64) -> Choice {
+    choose_by(plan, usage, sticky, |tier| pick_any(tier, usage, draw))
+}
+
+/// The same, where `best` gives the best of a tier's free numbers, or else when the first is free again.
+pub fn choose_by(
+    plan: &Plan,
+    usage: &impl Fn(&E164) -> NumberUse,
+    sticky: Option<&E164>,
+    mut best: impl FnMut(&Tier) -> Result<E164, Option<DateTime<Utc>>>,
+) -> Choice {
     let mut soonest: Option<DateTime<Utc>> = None;
     for (at, tier) in plan.tiers.iter().enumerate() {
         if matches!(tier.source, TierSource::AgentDefault { .. }) {
@@ -58,8 +66,11 @@ pub fn choose(plan: &Plan, usage: &impl Fn(&E164) -> NumberUse, sticky: Option<&
                 };
             }
         }
-        if let Some(number) = pick(tier, usage, draw, &mut soonest) {
-            return Choice::Number { number, tier: at, breaks_sticky: tier.sticky && sticky.is_some() };
+        match best(tier) {
+            Ok(number) => {
+                return Choice::Number { number, tier: at, breaks_sticky: tier.sticky && sticky.is_some() };
+            }
+            Err(next_at) => soonest = [soonest, next_at].into_iter().flatten().min(),
         }
         if tier.overflow == Overflow::Wait {
             break;
@@ -74,47 +85,59 @@ impl Tier {
     }
 }
 
-/// The best of the tier's free numbers; `soonest` learns when those at their limit are free again.
-fn pick(
-    tier: &Tier,
-    usage: &impl Fn(&E164) -> NumberUse,
-    draw: u64,
-    soonest: &mut Option<DateTime<Utc>>,
-) -> Option<E164> {
-    let mut best: Option<(&Candidate, NumberUse)> = None;
-    let mut weight_total: u64 = 0;
-    for candidate in &tier.candidates {
-        let used = usage(&candidate.number);
-        if !used.free {
-            *soonest = [*soonest, used.next_at].into_iter().flatten().min();
-            continue;
+/// How good a number is by a strategy: the least is the best. What is equally good goes by its place in the list.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) struct Rank {
+    nearness: u8,
+    /// The bits of a share, which is never negative: they stand in the order of the numbers.
+    share: u64,
+    /// Never used comes first: None is less than any date.
+    last_call: Option<DateTime<Utc>>,
+}
+
+impl Rank {
+    pub(super) fn of(strategy: Strategy, candidate: &Candidate, used: &NumberUse) -> Self {
+        let (near, shares, ages) = match strategy {
+            Strategy::LeastUsed => (false, true, true),
+            Strategy::RoundRobin => (false, false, true),
+            Strategy::LocalPresence => (true, true, true),
+            Strategy::Weighted => (false, false, false),
+        };
+        Self {
+            nearness: if near { candidate.nearness } else { 0 },
+            share: if shares { used.share.max(0.0).to_bits() } else { 0 },
+            last_call: used.last_call.filter(|_| ages),
         }
-        weight_total += u64::from(candidate.weight);
-        // Candidates stand in the order of their numbers: only what is strictly better replaces the best.
-        if best.is_none_or(|best| better(tier.strategy, (candidate, used), best)) {
-            best = Some((candidate, used));
-        }
-    }
-    let (best, _) = best?;
-    match tier.strategy {
-        Strategy::Weighted => weighted(tier, usage, draw, weight_total),
-        Strategy::LeastUsed | Strategy::RoundRobin | Strategy::LocalPresence => Some(best.number.clone()),
     }
 }
 
-fn better(strategy: Strategy, one: (&Candidate, NumberUse), other: (&Candidate, NumberUse)) -> bool {
-    let by_share = || one.1.share.total_cmp(&other.1.share);
-    // Never used comes first: None is less than any date.
-    let by_age = || one.1.last_call.cmp(&other.1.last_call);
-    let order = match strategy {
-        Strategy::LeastUsed => by_share().then_with(by_age),
-        Strategy::RoundRobin => by_age(),
-        Strategy::LocalPresence => {
-            one.0.nearness.cmp(&other.0.nearness).then_with(by_share).then_with(by_age)
+/// The best of the tier's free numbers, looking at each; or else when the first is free again.
+pub(super) fn pick_any(
+    tier: &Tier,
+    usage: &impl Fn(&E164) -> NumberUse,
+    draw: u64,
+) -> Result<E164, Option<DateTime<Utc>>> {
+    let mut best: Option<(&Candidate, Rank)> = None;
+    let mut soonest: Option<DateTime<Utc>> = None;
+    let mut weight_total: u64 = 0;
+    for candidate in tier.candidates.iter() {
+        let used = usage(&candidate.number);
+        if !used.free {
+            soonest = [soonest, used.next_at].into_iter().flatten().min();
+            continue;
         }
-        Strategy::Weighted => Ordering::Equal,
-    };
-    order.is_lt()
+        weight_total += u64::from(candidate.weight);
+        let standing = Rank::of(tier.strategy, candidate, &used);
+        // Candidates stand in the order of their numbers: only what is strictly better replaces the best.
+        if best.is_none_or(|(_, best)| standing < best) {
+            best = Some((candidate, standing));
+        }
+    }
+    let (best, _) = best.ok_or(soonest)?;
+    match tier.strategy {
+        Strategy::Weighted => weighted(tier, usage, draw, weight_total).ok_or(soonest),
+        Strategy::LeastUsed | Strategy::RoundRobin | Strategy::LocalPresence => Ok(best.number.clone()),
+    }
 }
 
 /// The free number on which the draw falls, each as wide as its weight.

@@ -5,15 +5,17 @@
 mod brief;
 mod choose;
 mod explain;
+mod ranking;
 mod render;
 mod select;
 mod world;
 
 pub use brief::brief;
-pub use choose::{Choice, NumberUse, choose};
+pub use choose::{Choice, NumberUse, choose, choose_by};
 pub use explain::{
     CandidateSaid, Did, ExcludedSaid, Explanation, Outcome, Question, RuleSaid, WindowSaid, explain,
 };
+pub use ranking::Rankings;
 pub use select::Exclusion;
 pub use world::*;
 
@@ -54,7 +56,7 @@ pub struct Tier {
     pub sticky: bool,
     pub overflow: Overflow,
     /// Sorted by number. Empty only for [`TierSource::AgentDefault`].
-    pub candidates: Vec<Candidate>,
+    pub candidates: Arc<[Candidate]>,
     /// See [`brief`]: counted when first asked for.
     excluded: OnceLock<BTreeMap<&'static str, usize>>,
 }
@@ -186,7 +188,7 @@ fn pinned_tier(world: &World, settled: &Settled, pinned: &E164) -> Result<Tier, 
         strategy: Strategy::LeastUsed,
         sticky: false,
         overflow: Overflow::Wait,
-        candidates: vec![Candidate { number: pinned.clone(), weight: 1, nearness: 0 }],
+        candidates: [Candidate { number: pinned.clone(), weight: 1, nearness: 0 }].into(),
         excluded: OnceLock::new(),
     })
 }
@@ -259,7 +261,7 @@ impl Tier {
             strategy: rule.strategy,
             sticky: rule.sticky,
             overflow: rule.overflow,
-            candidates,
+            candidates: candidates.into(),
             excluded: OnceLock::new(),
         }
     }
@@ -270,7 +272,7 @@ impl Tier {
             strategy: Strategy::LeastUsed,
             sticky: false,
             overflow: Overflow::Wait,
-            candidates: Vec::new(),
+            candidates: [].into(),
             excluded: OnceLock::new(),
         }
     }

@@ -34,6 +34,23 @@ const REGIONS: [&str; 6] = ["US", "US-CA", "US-NY", "CA-ON", "GB", "FR"];
 /// (Place of the rule, its numbers) of every tier; one without numbers is the agent's default.
 type Tiers = Vec<(Option<usize>, Vec<E164>)>;
 
+/// A tier of these candidates, in order.
+pub(crate) fn tier(
+    source: TierSource,
+    strategy: Strategy,
+    overflow: Overflow,
+    candidates: Vec<Candidate>,
+) -> Tier {
+    Tier {
+        source,
+        strategy,
+        sticky: false,
+        overflow,
+        candidates: candidates.into(),
+        excluded: OnceLock::new(),
+    }
+}
+
 /// Which of a rule's numbers may be used.
 fn slow_candidates(world: &World, pool: &[&E164], rule: &Rule) -> Vec<E164> {
     let mut found = Vec::new();
@@ -387,10 +404,7 @@ proptest! {
             .map(|(n, weight)| Candidate { number: number(n), weight: *weight, nearness: 0 }).collect();
         let mut candidates = candidates;
         candidates.sort_by(|a, b| a.number.cmp(&b.number));
-        let tier = Tier {
-            source: TierSource::Publisher, strategy: Strategy::Weighted, sticky: false, overflow: Overflow::Wait,
-            candidates: candidates.clone(), excluded: OnceLock::new(),
-        };
+        let tier = tier(TierSource::Publisher, Strategy::Weighted, Overflow::Wait, candidates.clone());
         let plan = Plan { model: model(), brand: None, account: AccountName::default_account(), tiers: vec![tier] };
         let total: u32 = weights.iter().sum();
         let mut counts: HashMap<E164, u32> = HashMap::new();

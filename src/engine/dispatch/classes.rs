@@ -75,7 +75,7 @@ impl Classes {
             {
                 let standing = standing(world, class);
                 if let Standing::Dial(plan) = &standing {
-                    let numbers = plan.tiers.iter().flat_map(|tier| &tier.candidates);
+                    let numbers = plan.tiers.iter().flat_map(|tier| tier.candidates.iter());
                     self.numbers.extend(numbers.map(|c| c.number.clone()));
                 }
                 self.decided.insert(head.class_no, standing);

@@ -9,7 +9,7 @@ use chrono_tz::Tz;
 use super::classes::Standing;
 use super::{ASKS_MAX, COLLIDED, Dispatch, IDLE, Next, READ_EVERY, State};
 use crate::clock;
-use crate::core::decide::{Callee, Class, Plan, World};
+use crate::core::decide::{Callee, Class, Plan, Rankings, World};
 use crate::core::hours::{Hours, HoursVerdict, LOOK_AHEAD, zones_of_callee};
 use crate::core::ids::{CampaignId, ClassNo, JobNo};
 use crate::core::ledger::{ClassEnd, ClassHead, ClassStatus, Park, ParkedUntil, StickyKey, Waiting};
@@ -17,6 +17,7 @@ use crate::core::phone::E164;
 use crate::core::pick::{Offer, Picked, Room, pick};
 use crate::core::rules::Limits;
 use crate::core::states::Reason;
+use crate::core::usage::UsageBook;
 use crate::engine::ledger::{DispatchLedger, LedgerError};
 
 /// Of a class that is over, at most so many jobs are ended in one pass.
@@ -116,6 +117,7 @@ impl<L: DispatchLedger> Dispatch<L> {
             Err(error) => tracing::warn!(error = %error, "dispatch.usage.unread"),
         }
         if all {
+            state.rankings.clear();
             state.usage_due = Some(clock::monotonic() + READ_EVERY.max(began.elapsed() * 20));
         }
     }
@@ -140,17 +142,16 @@ impl<L: DispatchLedger> Dispatch<L> {
     /// Which classes may be dialed now; of the others, why they wait.
     async fn sort_out(
         &self,
-        state: &State,
+        state: &mut State,
         world: &World,
         heads: &[ClassHead],
         waits: &mut Waits,
     ) -> Result<Vec<Open>, LedgerError> {
         let mut open = Vec::new();
         let mut unread = HashSet::new();
+        let State { classes, book, rankings, campaigns_shut, accounts_shut, .. } = state;
         for &ClassHead { class_no, rank, .. } in heads {
-            let (Some(standing), Some(class)) =
-                (state.classes.standing(class_no), state.classes.class(class_no))
-            else {
+            let (Some(standing), Some(class)) = (classes.standing(class_no), classes.class(class_no)) else {
                 continue;
             };
             match standing {
@@ -161,7 +162,14 @@ impl<L: DispatchLedger> Dispatch<L> {
                         unread.extend(agent_of(world, class));
                     }
                 }
-                Standing::Dial(plan) => match self.shut(state, class, plan) {
+                Standing::Dial(plan) => match self
+                    .barred(plan)
+                    .or_else(|| {
+                        let shut = accounts_shut.get(&plan.account).or(campaigns_shut.get(&class.campaign))?;
+                        Some((shut.why, shut.due_at))
+                    })
+                    .or_else(|| full(class, plan, book, rankings))
+                {
                     Some((reason, due_at)) => waits.set(class_no, reason, due_at),
                     None => open.push(Open { class_no, rank, plan: Arc::clone(plan) }),
                 },
@@ -174,30 +182,9 @@ impl<L: DispatchLedger> Dispatch<L> {
         Ok(open)
     }
 
-    /// Whether limits shut a class for now.
-    fn shut(&self, state: &State, class: &Class, plan: &Plan) -> Option<(Reason, Option<DateTime<Utc>>)> {
-        if !self.accounts_here.usable(&plan.account) {
-            return Some((Reason::AccountPaused, None));
-        }
-        let shut = state.accounts_shut.get(&plan.account).or(state.campaigns_shut.get(&class.campaign));
-        if let Some(shut) = shut {
-            return Some((shut.why, shut.due_at));
-        }
-        let mut soonest: Option<DateTime<Utc>> = None;
-        let mine = class.sticky.as_ref().filter(|n| plan.tiers.iter().any(|t| t.sticky && t.holds(n)));
-        for tier in &plan.tiers {
-            if tier.candidates.is_empty() {
-                return None;
-            }
-            for candidate in tier.candidates.iter().filter(|c| mine.is_none_or(|n| c.number == *n)) {
-                let used = state.book.view(&candidate.number);
-                if used.free {
-                    return None;
-                }
-                soonest = [soonest, used.next_at].into_iter().flatten().min();
-            }
-        }
-        Some((Reason::NumberLimit, soonest))
+    /// Whether this process may not send with the account.
+    fn barred(&self, plan: &Plan) -> Option<(Reason, Option<DateTime<Utc>>)> {
+        (!self.accounts_here.usable(&plan.account)).then_some((Reason::AccountPaused, None))
     }
 
     /// Reads jobs of the open classes, picks, and asks for slots.
@@ -219,7 +206,14 @@ impl<L: DispatchLedger> Dispatch<L> {
         let sticky = self.known_numbers(&offers).await?;
         let dialable: Vec<ClassNo> = offers.iter().map(|o| o.class_no).collect();
         let mut room = self.room(world, &offers, capacity);
-        let picked = pick(offers, &mut state.book, &mut state.turns, &sticky, &mut room, &mut state.draws);
+        let picked = pick(
+            offers,
+            (&mut state.book, &mut state.rankings),
+            &mut state.turns,
+            &sticky,
+            &mut room,
+            &mut state.draws,
+        );
         for class_no in dialable {
             waits.set(class_no, Reason::Queued, None);
         }
@@ -349,6 +343,31 @@ impl<L: DispatchLedger> Dispatch<L> {
         };
         Ok(jobs.into_iter().zip(numbers).map(park).collect())
     }
+}
+
+/// Whether all numbers of a class are at their limit, and until when.
+fn full(
+    class: &Class,
+    plan: &Plan,
+    book: &UsageBook,
+    rankings: &mut Rankings,
+) -> Option<(Reason, Option<DateTime<Utc>>)> {
+    let full = |soonest| Some((Reason::NumberLimit, soonest));
+    if let Some(mine) = class.sticky.as_ref().filter(|n| plan.tiers.iter().any(|t| t.sticky && t.holds(n))) {
+        let used = book.view(mine);
+        return if used.free { None } else { full(used.next_at) };
+    }
+    let mut soonest: Option<DateTime<Utc>> = None;
+    for tier in &plan.tiers {
+        if tier.candidates.is_empty() {
+            return None;
+        }
+        match rankings.best(tier, book, 0) {
+            Ok(_) => return None,
+            Err(next_at) => soonest = [soonest, next_at].into_iter().flatten().min(),
+        }
+    }
+    full(soonest)
 }
 
 /// Offers of the open classes, their jobs in order; those outside the campaign's window are parked until it opens.
