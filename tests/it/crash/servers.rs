@@ -10,8 +10,10 @@ use outdial::local::Rabbit;
 use crate::crash::round::{Round, SOON, lanes, times};
 use crate::support::{Outdial, Vhost, database, database_on, own_postgres, own_rabbit_with, vhost};
 
-/// Longer than the killing takes, shorter than a lease.
-const HOLD: &str = "hold:700";
+/// Longer than all workers of a group take to come to their points, and the killing takes; shorter than a lease.
+const HOLD: &str = "hold:2500";
+/// By then what had leave is sent: it is asked for 0.4 s before a slot at most, which lasts 0.1 s.
+const SENT_WITHIN: Duration = Duration::from_secs(1);
 /// Of a provider that takes its time.
 const ANSWER_MS: u64 = 600;
 
@@ -56,7 +58,7 @@ async fn row_10_without_a_database_nothing_is_authorised_and_what_became_of_call
             postgres.kill9()
         }
         // Those that had leave already are sent.
-        tokio::time::sleep(Duration::from_millis(200)).await;
+        tokio::time::sleep(SENT_WITHIN).await;
         let sent: Vec<usize> = rounds.iter().map(|round| round.stage.posts().len()).collect();
         for worker in &workers {
             worker.line(SOON, "place.ledger.failed").await;
