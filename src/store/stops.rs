@@ -142,10 +142,10 @@ pub async fn cancel_some_of(
     events: EventTypes,
 ) -> Answer<(usize, Option<JobNo>)> {
     let row = sqlx::query(
-        "with some as materialized (
+        "with next as materialized (
              select job_no, job_id from outdial.jobs
              where campaign_id = $1 and job_no > $2 and state = 'waiting' order by job_no limit $3)
-         select (select count(*) from outdial.cancel(array(select job_id from some), $4)), (select max(job_no) from some)",
+         select (select count(*) from outdial.cancel(array(select job_id from next), $4)), (select max(job_no) from next)",
     )
     .bind(campaign.as_str())
     .bind(after.0)
