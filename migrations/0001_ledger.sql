@@ -333,7 +333,7 @@ create table outdial.sticky (
     number text not null,
     until timestamptz not null,
     job_no bigint not null,                         -- the job it was made for
-    primary key (model_id, brand, phone)
+    primary key (phone, model_id, brand)
 );
 create index sticky_until on outdial.sticky (until);
 

@@ -94,6 +94,7 @@ begin
     select case when s.is_new then 'new' when k.content_digest = s.content_digest then 'duplicate' else 'conflict' end
     from sent s left join outdial.job_keys k on k.id_digest = s.id_digest
                      and k.id_digest = any (array(select id_digest from sent where not is_new))
+    where s.is_new or k.id_digest is not null
     order by s.ord;
 end $$;
 
@@ -180,8 +181,7 @@ begin
         delete from outdial.sticky s
         using unnest(p_sticky_model, p_sticky_brand, p_sticky_was, p_number, p_job) a(model, brand, was, number, job)
         join outdial.jobs j on j.job_no = a.job and j.job_no = any (p_job)
-        where s.model_id = any (p_sticky_model) and s.brand = any (p_sticky_brand) and s.phone = any (v_callees)
-          and s.model_id = a.model and s.brand = a.brand and s.phone = j.phone
+        where s.phone = any (v_callees) and s.model_id = a.model and s.brand = a.brand and s.phone = j.phone
           and ((s.number = a.was and a.was <> a.number) or s.until < v_now);
         insert into outdial.sticky (model_id, brand, phone, number, until, job_no)
         select distinct on (a.model, a.brand, j.phone) a.model, a.brand, j.phone, a.number, v_until, a.job
@@ -255,7 +255,7 @@ begin
         left join outdial.accounts acc on acc.name = a.account and acc.name = any (p_account)
         left join outdial.jobs sj on a.sticky_model is not null and sj.job_no = a.job and sj.job_no = any (case when v_sticky then p_job end)
         left join outdial.sticky s on s.model_id = a.sticky_model and s.brand = a.sticky_brand and s.phone = sj.phone
-             and s.model_id = any (p_sticky_model) and s.brand = any (p_sticky_brand) and s.phone = any (v_callees)
+             and s.phone = any (v_callees)
         left join called k on k.ord = a.ord
     ), by_number as materialized (
         select r.*, case when r.n_no is null then v_from else greatest(v_from, r.n_slot0, (
@@ -325,7 +325,7 @@ begin
                                     last_slot = greatest(l.last_slot, e.last_slot)
         from (select thing_no, count(*) n, count(*) filter (where logged) n_logged, max(at) filter (where logged) last_slot
               from entries group by thing_no) e
-        where l.thing_no = e.thing_no and l.thing_no = any (v_things)
+        where l.thing_no = e.thing_no and l.thing_no = any (array(select thing_no from entries))
     )
     select c.job, g.at,
            case when g.job is not null then null
@@ -353,15 +353,13 @@ begin
         delete from outdial.sticky s
         using unnest(p_sticky_model, p_sticky_brand, p_job) a(model, brand, job)
         join outdial.jobs j on j.job_no = a.job and j.job_no = any (p_job)
-        where s.model_id = any (p_sticky_model) and s.brand = any (p_sticky_brand) and s.phone = any (v_callees)
-          and s.model_id = a.model and s.brand = a.brand and s.phone = j.phone and s.job_no = a.job and s.until = v_until
+        where s.phone = any (v_callees) and s.model_id = a.model and s.brand = a.brand and s.phone = j.phone and s.job_no = a.job and s.until = v_until
           and not exists (select 1 from outdial.reservations r where r.job_no = a.job and r.job_no = any (p_job));
         update outdial.sticky s set until = v_until
         from unnest(p_sticky_model, p_sticky_brand, p_number, p_job) a(model, brand, number, job)
-        join outdial.reservations r on r.job_no = a.job and r.job_no = any (p_job) and r.worker_no = p_worker
+        join outdial.reservations r on r.job_no = a.job and r.job_no = any (p_job) and r.worker_no + 0 = p_worker
         join outdial.jobs j on j.job_no = a.job and j.job_no = any (p_job)
-        where s.model_id = any (p_sticky_model) and s.brand = any (p_sticky_brand) and s.phone = any (v_callees)
-          and s.model_id = a.model and s.brand = a.brand and s.phone = j.phone and s.number = a.number;
+        where s.phone = any (v_callees) and s.model_id = a.model and s.brand = a.brand and s.phone = j.phone and s.number = a.number;
     end if;
 end $$;
 
@@ -473,7 +471,8 @@ begin
     return query
     with held as materialized (
         select r.* from outdial.reservations r
-        where r.job_no = any (p_job) and r.worker_no = p_worker order by r.job_no for update
+        -- Written so that not all that the worker holds is read for it.
+        where r.job_no = any (p_job) and r.worker_no + 0 = p_worker order by r.job_no for update
     ), mended as materialized (
         select l.* from outdial.limits l
         where l.thing_no = any (array(select unnest(array[number_thing, campaign_thing, account_thing]) from held))
@@ -572,7 +571,8 @@ begin
     from unnest(p_attempt, p_outcome, p_arrived) o(attempt, outcome, arrived)
     join outdial.live l on l.attempt_id = o.attempt and l.attempt_id = any (p_attempt)
     cross join lateral (values (l.number_thing), (l.campaign_thing), (l.account_thing)) v(t)
-    where (o.outcome in ('retry', 'refused', 'unsent') or o.arrived is not null or l.state = 'review') and t is not null;
+    -- An unknown one may be in review by the time that its row is locked.
+    where (o.outcome in ('retry', 'refused', 'unsent') or o.arrived is not null or l.state in ('unknown', 'review')) and t is not null;
     if v_things is not null then
         perform 1 from outdial.limits l where l.thing_no = any (v_things) order by l.thing_no for update;
     end if;
@@ -654,7 +654,7 @@ begin
         update outdial.limits l set in_use = l.in_use - f.n
         from (select thing_no, sum(case when not in_review then 1 when outcome = 'placed' then -1 else 0 end) n
               from things where in_review or outcome in ('retry', 'refused', 'unsent') group by thing_no) f
-        where l.thing_no = f.thing_no and l.thing_no = any (v_things) and f.n <> 0
+        where l.thing_no = f.thing_no and l.thing_no = any (array(select thing_no from things)) and f.n <> 0
     ), told as (
         insert into outdial.outbox (type, subject, sequence, data, traceparent)
         select e.type, j.job_id, j.event_seq,
@@ -867,7 +867,8 @@ begin
         update outdial.limits l set in_use = l.in_use - f.n
         from (select v.t thing_no, count(*) n from mine cross join lateral (values (number_thing), (campaign_thing), (account_thing)) v(t)
               where v.t is not null and mine.state <> 'review' group by v.t) f
-        where l.thing_no = f.thing_no and l.thing_no = any (v_things)
+        where l.thing_no = f.thing_no
+          and l.thing_no = any (array(select unnest(array[number_thing, campaign_thing, account_thing]) from mine))
     ), told as (
         insert into outdial.outbox (type, subject, sequence, data, traceparent)
         select e.type, j.job_id, j.event_seq - e.back - case when e.back > 0 then m.back else 0 end,

@@ -36,6 +36,8 @@ const RETRY: Duration = Duration::from_secs(5);
 const RETRY_MAX: Duration = Duration::from_secs(600);
 const RETRIES: u8 = 10;
 const RETRYING_MAX: usize = 1_000;
+/// Those that only wait for their next look leave room for these.
+const AGAIN_MAX: usize = RETRYING_MAX / 2;
 
 /// Where an account's hints are put.
 #[derive(Debug)]
@@ -111,7 +113,7 @@ impl<L: EvidenceLedger, P: ReadsCalls> HintStage<L, P> {
                 Some(Seen::Unread) if tries == 0 => continue,
                 Some(Seen::LookedUp(at)) if clock::monotonic() < *at + AGAIN => {
                     // It may be of the end, where the first was not: its turn comes once, however many there are.
-                    if retries.len() < RETRYING_MAX {
+                    if retries.len() < AGAIN_MAX {
                         retries.insert((*at + AGAIN, call_id), 0);
                     }
                     continue;

@@ -6,7 +6,7 @@ use chrono::TimeDelta;
 use sqlx::{AssertSqlSafe, PgConnection, PgPool};
 use uuid::Uuid;
 
-use crate::support::ledger::{Limits, finish, ground, leave, release, reserve, settle};
+use crate::support::ledger::{Limits, finish, ground, leave, number, release, reserve, settle};
 use crate::support::{Database, database, eventually};
 
 const UNLIMITED: Limits = ([None; 4], None);
@@ -245,6 +245,36 @@ async fn cancel_and_leave_wait_for_each_other() {
     assert_eq!(ledger.held().await, (1, 1, 1));
 }
 
+/// Its place is counted by what the call is when its row is locked, not by what it was when the step began.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_call_that_changes_while_a_step_waits_is_counted_as_it_is_then() {
+    let ledger = Ledger::new().await;
+    ledger.reserve(&[1, 2, 3]).await;
+    let (one, two, three) = (ledger.authorise(1).await, ledger.authorise(2).await, ledger.authorise(3).await);
+    settle(&ledger.db, &[(one, "unknown", None), (two, "placed", None), (three, "unknown", None)]).await;
+
+    let mut first = ledger.db.begin().await.unwrap();
+    let give_up = "select outdial.give_up(array[$1], array[$2], array[null::interval], null)";
+    sqlx::query(give_up).bind(one).bind("review").execute(&mut *first).await.unwrap();
+    tokio::join!(settle(&ledger.db, &[(one, "placed", None)]), async {
+        waits(&ledger.db, "settle").await;
+        first.commit().await.unwrap();
+    });
+    assert_eq!(ledger.stands(1).await, "placed live as placed tried: placed");
+    let drift = "select count(*) from outdial.drifted()";
+    assert_eq!(ledger.text(drift).await.as_deref(), Some("0"), "a call out of review");
+
+    sqlx::query(give_up).bind(three).bind("redial").execute(&ledger.db).await.unwrap();
+    let mut first = ledger.db.begin().await.unwrap();
+    let found = "select * from outdial.found('default', array[$1], array['late'], null)";
+    sqlx::query(found).bind(three).execute(&mut *first).await.unwrap();
+    tokio::join!(finish(&ledger.db, &[two, three]), async {
+        waits(&ledger.db, "finish").await;
+        first.commit().await.unwrap();
+    });
+    assert_eq!(ledger.text(drift).await.as_deref(), Some("0"), "a call that was placed after all");
+}
+
 /// Until a step waits for a lock of another.
 async fn waits(db: &PgPool, step: &str) {
     let query = "select count(*) from pg_stat_activity
@@ -259,8 +289,18 @@ async fn waits(db: &PgPool, step: &str) {
 /// All steps of jobs, the first of which is `from`.
 async fn dial(db: &PgPool, from: i64, jobs: i64) {
     let jobs: Vec<i64> = (from..from + jobs).collect();
-    let asks: Vec<_> = jobs.iter().map(|job| (*job, 0, *job as usize % 50)).collect();
-    assert!(reserve(db, &asks).await.iter().all(|answer| answer.slot.is_some()));
+    let slots: i64 = sqlx::query_scalar(
+        "select count(slot) from outdial.reserve(1, 1, '5 ms', '1 s', '100 ms', $1, array_fill('c0'::text, array[$3]),
+             array_fill('default'::text, array[$3]), $2, array_fill('agent'::text, array[$3]), array_fill(''::text, array[$3]),
+             array_fill(null::text, array[$3]))",
+    )
+    .bind(&jobs)
+    .bind(jobs.iter().map(|job| number(*job as usize % 50)).collect::<Vec<_>>())
+    .bind(jobs.len() as i32)
+    .fetch_one(db)
+    .await
+    .unwrap();
+    assert_eq!(slots as usize, jobs.len());
     let attempts: Vec<Uuid> =
         leave(db, PATIENT, &jobs).await.into_iter().map(|(attempt, _)| attempt).collect();
     settle(db, &attempts.iter().map(|attempt| (*attempt, "placed", None)).collect::<Vec<_>>()).await;
@@ -309,6 +349,11 @@ async fn what_a_job_costs_does_not_grow_with_the_ledger() {
         "insert into outdial.limits (kind, key, per_second) select 3, '+1700555' || n, 1 from generate_series(1000, 4000) n",
         "insert into outdial.pool (model_id, number) select 'agent', key from outdial.limits where key like '+1700%'",
         "insert into outdial.numbers (number) select key from outdial.limits where kind = 3",
+        "insert into outdial.sticky (model_id, brand, phone, number, until, job_no)
+         select 'agent', '', phone, '+16286661000', now() + interval '90 days', job_no from outdial.jobs where job_no > 100000",
+        "insert into outdial.reservations (job_no, worker_no, class_no, rank, expires_at, campaign_id, account, campaign_thing,
+                                           account_thing, slot, routing_version)
+         select job_no, 1, 1, 5, now() + interval '1 hour', 'c0', 'default', 2, 1, now(), 1 from outdial.jobs where job_no > 130000",
         "insert into outdial.suppressions (phone, scope, source_no) select 14175550000 + n, '', outdial.source_no('test')
          from generate_series(1, 20000) n",
     ] {

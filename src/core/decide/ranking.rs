@@ -2,7 +2,7 @@
 //! candidates the order is kept, and what was asked for since is looked at again when its turn comes.
 //!
 //! A number that is used more falls back in the order at once. One that is used less than was known moves up when
-//! the lists are made anew ([`Rankings::clear`]): after each reading of all numbers.
+//! the lists are made anew ([`Rankings::clear`]), after each reading of all numbers; so does one that was asked for in vain.
 
 use std::cmp::Reverse;
 use std::collections::{BinaryHeap, HashMap};
@@ -43,16 +43,29 @@ impl Rankings {
         self.lists.clear();
     }
 
+    /// Whether any of the tier's numbers is free; otherwise when the first may be. Where no list is kept of them yet, none
+    /// is made for that alone.
+    pub fn any_free(&mut self, tier: &Tier, book: &UsageBook) -> Result<(), Option<DateTime<Utc>>> {
+        let kept = self.lists.contains_key(&key(tier));
+        if !kept && tier.candidates.iter().any(|candidate| book.view(&candidate.number).free) {
+            return Ok(());
+        }
+        self.best(tier, book, 0).map(drop)
+    }
+
     /// The best of the tier's free numbers; otherwise when the first may be free again, as far as is known.
     pub fn best(&mut self, tier: &Tier, book: &UsageBook, draw: u64) -> Result<E164, Option<DateTime<Utc>>> {
         if tier.strategy == Strategy::Weighted {
             // A draw has no order.
             return pick_any(tier, &|number| book.view(number), draw);
         }
-        let key = (tier.candidates.as_ptr() as usize, tier.strategy);
-        let ranking = self.lists.entry(key).or_insert_with(|| Ranking::new(&tier.candidates, book));
+        let ranking = self.lists.entry(key(tier)).or_insert_with(|| Ranking::new(&tier.candidates, book));
         ranking.best(tier.strategy, book)
     }
+}
+
+fn key(tier: &Tier) -> (usize, Strategy) {
+    (tier.candidates.as_ptr() as usize, tier.strategy)
 }
 
 impl Ranking {
@@ -183,6 +196,7 @@ mod tests {
                     book.begin(now, TimeDelta::milliseconds(100));
                     let mut asked = Vec::new();
                     for _ in 0..asks {
+                        prop_assert_eq!(rankings.any_free(&tier, &book).is_ok(), pick_any(&tier, &|n| book.view(n), 0).is_ok());
                         let best = rankings.best(&tier, &book, 0);
                         prop_assert_eq!(&best, &pick_any(&tier, &|n| book.view(n), 0));
                         let Ok(best) = best else { break };

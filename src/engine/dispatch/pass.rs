@@ -362,8 +362,8 @@ fn full(
         if tier.candidates.is_empty() {
             return None;
         }
-        match rankings.best(tier, book, 0) {
-            Ok(_) => return None,
+        match rankings.any_free(tier, book) {
+            Ok(()) => return None,
             Err(next_at) => soonest = [soonest, next_at].into_iter().flatten().min(),
         }
     }
