@@ -256,7 +256,8 @@ async fn a_call_that_changes_while_a_step_waits_is_counted_as_it_is_then() {
     let mut first = ledger.db.begin().await.unwrap();
     let give_up = "select outdial.give_up(array[$1], array[$2], array[null::interval], null)";
     sqlx::query(give_up).bind(one).bind("review").execute(&mut *first).await.unwrap();
-    tokio::join!(settle(&ledger.db, &[(one, "placed", None)]), async {
+    let placed = [(one, "placed", None)];
+    tokio::join!(settle(&ledger.db, &placed), async {
         waits(&ledger.db, "settle").await;
         first.commit().await.unwrap();
     });
@@ -268,7 +269,8 @@ async fn a_call_that_changes_while_a_step_waits_is_counted_as_it_is_then() {
     let mut first = ledger.db.begin().await.unwrap();
     let found = "select * from outdial.found('default', array[$1], array['late'], null)";
     sqlx::query(found).bind(three).execute(&mut *first).await.unwrap();
-    tokio::join!(finish(&ledger.db, &[two, three]), async {
+    let both = [two, three];
+    tokio::join!(finish(&ledger.db, &both), async {
         waits(&ledger.db, "finish").await;
         first.commit().await.unwrap();
     });
