@@ -195,9 +195,11 @@ impl Rabbit {
             // The package's script becomes the node then, instead of waiting beside it as a second process.
             ("RUNNING_UNDER_SYSTEMD", "true".into()),
             ("ERL_CRASH_DUMP", inside("erl_crash.dump")),
+            // No busy waiting: the processors are for whom it serves, too.
             (
                 "RABBITMQ_SERVER_ADDITIONAL_ERL_ARGS",
-                "-start_epmd false -kernel inet_dist_use_interface {127,0,0,1}".into(),
+                "-start_epmd false -kernel inet_dist_use_interface {127,0,0,1} +sbwt none +sbwtdcpu none +sbwtdio none"
+                    .into(),
             ),
         ]
     }
