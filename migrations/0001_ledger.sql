@@ -210,7 +210,7 @@ create table outdial.jobs (
     event_seq int not null default 0
 ) with (fillfactor = 75);
 create index jobs_by_id on outdial.jobs (job_id);
--- Nothing that changes is indexed: most updates then touch no index.
+-- Nothing that changes is indexed: where a page has room an update touches no index.
 create index jobs_by_campaign on outdial.jobs (campaign_id, job_no);
 
 -- The work list: jobs that wait, apart from their records. A job stands in exactly one of
