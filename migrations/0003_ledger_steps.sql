@@ -146,6 +146,12 @@ declare
     v_recipients boolean := exists (select 1 from unnest(p_recipient) r where r is not null);
     v_callees text[];
     v_stepped boolean;
+    -- The windows' lengths. What a slot keeps its distance from is read by its ordinal, one key a window.
+    v_second interval := interval '1 second' + p_slack;
+    v_minute interval := interval '1 minute' + p_slack;
+    v_hour interval := interval '1 hour' + p_slack;
+    v_day interval := interval '1 day' + p_slack;
+    v_none interval := interval '0';
 begin
     if not exists (select 1 from outdial.control c where c.routing_version = p_version and not c.kill_switch)
        or not exists (select 1 from outdial.workers w
@@ -258,21 +264,27 @@ begin
              and s.phone = any (v_callees)
         left join called k on k.ord = a.ord
     ), by_number as materialized (
-        select r.*, case when r.n_no is null then v_from else greatest(v_from, r.n_slot0, (
-                   select max(g.slot + outdial.span(r.n_last + r.place - g.ordinal, r.n1, r.n2, r.n3, r.n4) + p_slack
-                              + case when v_stepped then outdial.stepped(g.slot) else interval '0' end)
-                   from outdial.grants g where g.thing_no = r.n_no
-                     and g.ordinal = any (array[r.n_last + r.place - r.n1, r.n_last + r.place - r.n2,
-                                                r.n_last + r.place - r.n3, r.n_last + r.place - r.n4]))) end as at,
+        select r.*, case when r.n_no is null then v_from else greatest(v_from, r.n_slot0,
+                   (select g.slot + v_second + case when v_stepped then outdial.stepped(g.slot) else v_none end
+                    from outdial.grants g where g.thing_no = r.n_no and g.ordinal = r.n_last + r.place - r.n1),
+                   (select g.slot + v_minute + case when v_stepped then outdial.stepped(g.slot) else v_none end
+                    from outdial.grants g where g.thing_no = r.n_no and g.ordinal = r.n_last + r.place - r.n2),
+                   (select g.slot + v_hour + case when v_stepped then outdial.stepped(g.slot) else v_none end
+                    from outdial.grants g where g.thing_no = r.n_no and g.ordinal = r.n_last + r.place - r.n3),
+                   (select g.slot + v_day + case when v_stepped then outdial.stepped(g.slot) else v_none end
+                    from outdial.grants g where g.thing_no = r.n_no and g.ordinal = r.n_last + r.place - r.n4)) end as at,
                r.n_no is not null and (r.place > least(r.n1, r.n2, r.n3, r.n4) or r.place > r.n_room) as over
         from (select cand.*, row_number() over (partition by n_no order by ord) as place from cand where barred is null) r
     ), by_campaign as materialized (
-        select r.ord, r.place, greatest(r.at, r.c_slot0, (
-                   select max(g.slot + outdial.span(r.c_last + r.place - g.ordinal, r.c1, r.c2, r.c3, r.c4) + p_slack
-                              + case when v_stepped then outdial.stepped(g.slot) else interval '0' end)
-                   from outdial.grants g where g.thing_no = r.c_no
-                     and g.ordinal = any (array[r.c_last + r.place - r.c1, r.c_last + r.place - r.c2,
-                                                r.c_last + r.place - r.c3, r.c_last + r.place - r.c4]))) as at,
+        select r.ord, r.place, greatest(r.at, r.c_slot0,
+                   (select g.slot + v_second + case when v_stepped then outdial.stepped(g.slot) else v_none end
+                    from outdial.grants g where g.thing_no = r.c_no and g.ordinal = r.c_last + r.place - r.c1),
+                   (select g.slot + v_minute + case when v_stepped then outdial.stepped(g.slot) else v_none end
+                    from outdial.grants g where g.thing_no = r.c_no and g.ordinal = r.c_last + r.place - r.c2),
+                   (select g.slot + v_hour + case when v_stepped then outdial.stepped(g.slot) else v_none end
+                    from outdial.grants g where g.thing_no = r.c_no and g.ordinal = r.c_last + r.place - r.c3),
+                   (select g.slot + v_day + case when v_stepped then outdial.stepped(g.slot) else v_none end
+                    from outdial.grants g where g.thing_no = r.c_no and g.ordinal = r.c_last + r.place - r.c4)) as at,
                coalesce(r.place > least(r.c1, r.c2, r.c3, r.c4), false) or coalesce(r.place > r.c_room, false) as over,
                greatest(r.n_slot0, r.c_slot0) as floor,
                r.x_no, r.x_last, r.x_slot0, r.x_room, r.x1, r.x2, r.x3, r.x4
@@ -283,12 +295,15 @@ begin
               -- A slot is near also where only the log's order puts it off: another worker looks further ahead.
               where not coalesce(over, false) and (at <= v_now + p_lead + p_horizon or at <= n_slot0)) r
     ), by_account as materialized (
-        select r.ord, greatest(r.at, r.x_slot0, (
-                   select max(g.slot + outdial.span(r.x_last + r.place - g.ordinal, r.x1, r.x2, r.x3, r.x4) + p_slack
-                              + case when v_stepped then outdial.stepped(g.slot) else interval '0' end)
-                   from outdial.grants g where g.thing_no = r.x_no
-                     and g.ordinal = any (array[r.x_last + r.place - r.x1, r.x_last + r.place - r.x2,
-                                                r.x_last + r.place - r.x3, r.x_last + r.place - r.x4]))) as at,
+        select r.ord, greatest(r.at, r.x_slot0,
+                   (select g.slot + v_second + case when v_stepped then outdial.stepped(g.slot) else v_none end
+                    from outdial.grants g where g.thing_no = r.x_no and g.ordinal = r.x_last + r.place - r.x1),
+                   (select g.slot + v_minute + case when v_stepped then outdial.stepped(g.slot) else v_none end
+                    from outdial.grants g where g.thing_no = r.x_no and g.ordinal = r.x_last + r.place - r.x2),
+                   (select g.slot + v_hour + case when v_stepped then outdial.stepped(g.slot) else v_none end
+                    from outdial.grants g where g.thing_no = r.x_no and g.ordinal = r.x_last + r.place - r.x3),
+                   (select g.slot + v_day + case when v_stepped then outdial.stepped(g.slot) else v_none end
+                    from outdial.grants g where g.thing_no = r.x_no and g.ordinal = r.x_last + r.place - r.x4)) as at,
                coalesce(r.place > least(r.x1, r.x2, r.x3, r.x4), false) or coalesce(r.place > r.x_room, false) as over,
                greatest(r.floor, r.x_slot0) as floor
         from (select b.*, row_number() over (partition by x_no order by at, ord) as place2

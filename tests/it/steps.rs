@@ -349,6 +349,9 @@ async fn what_a_job_costs_does_not_grow_with_the_ledger() {
          select a.attempt_id, a.job_no, 1, 1, 'placed', 'default', 'agent', 1, 5, now() + interval '1 hour', 'c0', 2, 1, now(), now()
          from outdial.attempts a where a.job_no > 120000",
         "insert into outdial.limits (kind, key, per_second) select 3, '+1700555' || n, 1 from generate_series(1000, 4000) n",
+        // A busy account's log.
+        "insert into outdial.grants (thing_no, ordinal, slot) select 1, n, clock_timestamp() - interval '2 minutes' from generate_series(1, 40000) n",
+        "update outdial.limits set per_second = 10000, last_ordinal = 40000, last_slot = clock_timestamp() - interval '2 minutes' where thing_no = 1",
         "insert into outdial.pool (model_id, number) select 'agent', key from outdial.limits where key like '+1700%'",
         "insert into outdial.numbers (number) select key from outdial.limits where kind = 3",
         "insert into outdial.sticky (model_id, brand, phone, number, until, job_no)
