@@ -2,6 +2,7 @@
 //! they do is right.
 
 use std::future::Future;
+use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -72,6 +73,23 @@ impl<D: Duties> Duty<D> {
         held
     }
 
+    /// Does a piece of the duty's work, and keeps the duty meanwhile, however long that takes: else another would take it
+    /// up between two pieces, and both would begin again and again what neither ends.
+    pub async fn during<T>(&mut self, work: impl Future<Output = T>) -> T {
+        let mut work = pin!(work);
+        loop {
+            let wait = self.ask_at.map_or(self.lease, |at| at.saturating_duration_since(clock::monotonic()));
+            let renewed = async {
+                tokio::time::sleep(wait).await;
+                self.is_ours().await
+            };
+            tokio::select! {
+                done = &mut work => return done,
+                _ = renewed => {}
+            }
+        }
+    }
+
     /// Leaves it to others, if it is ours.
     pub async fn leave(&mut self) {
         self.ask_at = None;
@@ -80,5 +98,59 @@ impl<D: Duties> Duty<D> {
         {
             tracing::debug!(duty = self.name, %error, "a duty could not be left; its lease will run out");
         }
+    }
+}
+
+#[cfg(test)]
+#[expect(clippy::unwrap_used, reason = "a failed unwrap is a failed test")]
+mod tests {
+    use std::sync::Mutex;
+
+    use super::*;
+
+    const LEASE: Duration = Duration::from_secs(3);
+
+    /// Who holds the duty, and until when.
+    #[derive(Debug, Clone)]
+    struct Shared {
+        me: u8,
+        holder: Arc<Mutex<Option<(u8, Instant)>>>,
+    }
+
+    impl Duties for Shared {
+        async fn hold(&self, _: &str, lease: Duration) -> Result<bool, LedgerError> {
+            let now = clock::monotonic();
+            let mut holder = self.holder.lock().unwrap();
+            let is_free = holder.is_none_or(|(who, until)| who == self.me || until < now);
+            if is_free {
+                *holder = Some((self.me, now + lease));
+            }
+            Ok(is_free)
+        }
+
+        async fn leave(&self, _: &str) -> Result<(), LedgerError> {
+            *self.holder.lock().unwrap() = None;
+            Ok(())
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn who_works_longer_than_a_lease_keeps_the_duty() {
+        let holder = Arc::default();
+        let of = |me| Duty::new(Shared { me, holder: Arc::clone(&holder) }, "work", LEASE);
+        let (mut ours, mut others) = (of(1), of(2));
+        assert!(ours.is_ours().await);
+        let done = ours.during(async {
+            for _ in 0..20 {
+                tokio::time::sleep(LEASE / 2).await;
+                assert!(!others.is_ours().await);
+            }
+            "done"
+        });
+        assert_eq!(done.await, "done");
+        assert!(ours.is_ours().await);
+        ours.leave().await;
+        tokio::time::sleep(LEASE).await;
+        assert!(others.is_ours().await);
     }
 }

@@ -152,7 +152,7 @@ impl<L: EndsLedger, P: ReadsCalls, D: Duties> EndsStage<L, P, D> {
             if !duty.is_ours().await {
                 continue;
             }
-            match self.round(&mut agents, &cancel).await {
+            match duty.during(self.round(&mut agents, &cancel)).await {
                 Ok(open) => {
                     quiet = open == 0;
                     busy.succeeded();
