@@ -5,6 +5,10 @@
 //! is complete when every page was read and every candidate was told; only complete looks that found nothing, over
 //! the whole quarantine, say that a call isn't there.
 //!
+//! Several requests of a look may be under way at once: look-ups and lists, but never two pages of one list, for calls
+//! that are placed meanwhile push others to later pages, and what moves from a page that is read next to one that was
+//! read before would be seen on neither. So a long list is read in parts of its time.
+//!
 //! ```text
 //! unknown ──found──▶ placed
 //!    │ └─ complete looks, all in vain, for the campaign's redial_unknown_after ─▶ waiting
@@ -43,6 +47,12 @@ const IN_VAIN_QUARANTINES: u32 = 10;
 const REACH_BACK: TimeDelta = TimeDelta::minutes(5);
 /// A call placed this long ago is known to look-ups: what carries no id of ours then never will.
 const SETTLED: TimeDelta = TimeDelta::seconds(60);
+/// A list is read in parts of about so many pages, where it has twice as many or more.
+const PART_PAGES: u64 = 4;
+/// So many parts at most of one list: what is too long still is parted again.
+const PARTS_MAX: u64 = 64;
+/// A part is at least as long.
+const PART_MIN: TimeDelta = TimeDelta::seconds(1);
 
 /// An attempt of which nobody knows whether it was placed.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -169,6 +179,8 @@ pub struct Look {
     model: ModelId,
     from: DateTime<Utc>,
     to: DateTime<Utc>,
+    /// The first POST's.
+    first: DateTime<Utc>,
     /// The last POST's.
     last: DateTime<Utc>,
     /// What it sees is as old as that.
@@ -187,23 +199,54 @@ pub struct Look {
 /// A list that is being read.
 #[derive(Debug, Clone, PartialEq, Eq)]
 struct List {
-    /// Only calls to this callee; `None`: all of the window.
+    /// Only calls to this callee; `None`: to all.
     phone: Option<E164>,
+    from: DateTime<Utc>,
+    to: DateTime<Utc>,
     offset: u32,
+}
+
+impl List {
+    fn filter(&self, model: &ModelId) -> ListCalls {
+        ListCalls {
+            model_id: model.clone(),
+            from: Some(self.from),
+            to: Some(self.to),
+            limit: ListCalls::LIMIT_MAX,
+            offset: self.offset,
+            lead_phone_number: self.phone.clone(),
+        }
+    }
+
+    /// The same calls by parts of its time, which end where the next begins. What is later than `now` is mostly empty,
+    /// and belongs to the last. `None`: too short to be parted.
+    fn parts(&self, total: u64, now: DateTime<Utc>) -> Option<Vec<Self>> {
+        let span = self.to.min(now) - self.from;
+        let longest = u64::try_from(span.num_milliseconds() / PART_MIN.num_milliseconds()).unwrap_or(0);
+        let wished = total.div_ceil(PART_PAGES * u64::from(ListCalls::LIMIT_MAX));
+        let count = i32::try_from(wished.min(PARTS_MAX).min(longest)).ok().filter(|count| *count > 1)?;
+        let part = |n: i32| {
+            let to = if n + 1 == count { self.to } else { self.from + span * (n + 1) / count };
+            Self { from: self.from + span * n / count, to, ..self.clone() }
+        };
+        Some((0..count).map(part).collect())
+    }
 }
 
 impl Look {
     fn at(model: &ModelId, sought: Vec<Unknown>, now: DateTime<Utc>) -> Option<Self> {
         let (first, last) = (sought.first()?.slot, sought.last()?.slot);
+        let (from, to) = (first - REACH_BACK, now.max(last + REACH));
         Some(Self {
             model: model.clone(),
-            from: first - REACH_BACK,
-            to: now.max(last + REACH),
+            from,
+            to,
+            first,
             last,
             began: now,
             phones: sought.iter().map(|unknown| unknown.phone.clone()).collect(),
             sought: sought.into_iter().map(|unknown| (unknown.attempt, unknown.phone)).collect(),
-            lists: VecDeque::from([List { phone: None, offset: 0 }]),
+            lists: VecDeque::from([List { phone: None, from, to, offset: 0 }]),
             candidates: VecDeque::new(),
             complete: true,
             agent_known: false,
@@ -218,25 +261,20 @@ impl Look {
         self.began
     }
 
-    /// What is to be asked next; `None`: the look is over. Candidates go first: each may end it.
-    pub fn next(&self) -> Option<Step> {
+    /// What may be asked now, all of it at once; up to `max`, none when the look is over. It is told again until it was
+    /// answered. Candidates go first: each may end the look.
+    pub fn next(&self, max: usize) -> Vec<Step> {
         if self.sought.is_empty() {
-            return None;
+            Vec::new()
+        } else if !self.candidates.is_empty() {
+            self.candidates.iter().take(max).cloned().map(Step::Get).collect()
+        } else if !self.lists.is_empty() {
+            self.lists.iter().take(max).map(|list| Step::List(list.filter(&self.model))).collect()
+        } else if !self.agent_known && self.complete {
+            vec![Step::Agent]
+        } else {
+            Vec::new()
         }
-        if let Some(call_id) = self.candidates.front() {
-            return Some(Step::Get(call_id.clone()));
-        }
-        let Some(list) = self.lists.front() else {
-            return (!self.agent_known && self.complete).then_some(Step::Agent);
-        };
-        Some(Step::List(ListCalls {
-            model_id: self.model.clone(),
-            from: Some(self.from),
-            to: Some(self.to),
-            limit: ListCalls::LIMIT_MAX,
-            offset: list.offset,
-            lead_phone_number: list.phone.clone(),
-        }))
     }
 
     /// The calls of a page that may be what is sought, by their callees.
@@ -246,9 +284,10 @@ impl Look {
         page.calls.iter().filter(to_one_sought).map(|record| &record.call_id)
     }
 
-    /// Takes note of the page that was asked for. `known`: of its calls, those that are known to be others'.
-    pub fn listed(&mut self, page: &CallPage, known: &HashSet<CallId>) {
-        let Some(mut list) = self.lists.pop_front() else { return };
+    /// Takes note of a page that was asked for. `known`: of its calls, those that are known to be others'.
+    pub fn listed(&mut self, asked: &ListCalls, page: &CallPage, known: &HashSet<CallId>) {
+        let place = self.lists.iter().position(|list| list.filter(&self.model) == *asked);
+        let Some((place, mut list)) = place.and_then(|at| Some((at, self.lists.remove(at)?))) else { return };
         let candidates = self.may_be_ours(page).filter(|id| !known.contains(id));
         let fresh: Vec<CallId> = candidates.filter(|id| !self.candidates.contains(id)).cloned().collect();
         self.candidates.extend(fresh);
@@ -265,28 +304,50 @@ impl Look {
             self.complete &= page.total.is_none_or(|total| u64::from(list.offset) >= total);
             return;
         }
-        // The first page tells how long the list is, and whether this workspace shows callees: where it does, a short
-        // list for each callee may be fewer requests than the rest of the long one.
-        let shows_callees = !page.calls.is_empty() && page.calls.iter().all(|record| record.to.is_some());
-        let pages_left = page.total.map(|total| {
-            total.saturating_sub(u64::from(list.offset)).div_ceil(u64::from(ListCalls::LIMIT_MAX))
-        });
-        if list.phone.is_none()
-            && first_page
-            && shows_callees
-            && pages_left.is_none_or(|left| left > self.phones.len() as u64)
-        {
-            let mut phones: Vec<E164> = self.phones.iter().cloned().collect();
-            phones.sort();
-            self.lists.extend(phones.into_iter().map(|phone| List { phone: Some(phone), offset: 0 }));
-        } else {
-            self.lists.push_front(list);
+        // The first page tells how long the list is, and whether this workspace shows callees.
+        let shorter = (first_page && list.phone.is_none()).then(|| self.shorter(&list, page)).flatten();
+        match shorter {
+            Some(lists) => self.lists.extend(lists),
+            None => self.lists.insert(place, list),
         }
     }
 
-    /// Takes note of the candidate that was looked up: what was found, and whether the call is another's for good.
-    pub fn told(&mut self, answer: &Result<CallRecord, ProviderError>, now: DateTime<Utc>) -> Told {
-        let Some(call_id) = self.candidates.pop_front() else { return Told::Nothing };
+    /// Several lists instead of the rest of this long one, after its first page.
+    fn shorter(&self, list: &List, page: &CallPage) -> Option<Vec<List>> {
+        let whole = List { offset: 0, ..list.clone() };
+        let pages_left = page.total.map(|total| {
+            total.saturating_sub(u64::from(list.offset)).div_ceil(u64::from(ListCalls::LIMIT_MAX))
+        });
+        // Where callees are shown, one for each may be fewer requests.
+        let shows_callees = !page.calls.is_empty() && page.calls.iter().all(|record| record.to.is_some());
+        let is_whole = (list.from, list.to) == self.window();
+        if is_whole && shows_callees && pages_left.is_none_or(|left| left > self.phones.len() as u64) {
+            let mut phones: Vec<E164> = self.phones.iter().cloned().collect();
+            phones.sort();
+            return Some(
+                phones.into_iter().map(|phone| List { phone: Some(phone), ..whole.clone() }).collect(),
+            );
+        }
+        let total = page.total.filter(|_| pages_left.is_some_and(|left| left >= 2 * PART_PAGES))?;
+        let mut parts = whole.parts(total, self.began)?;
+        // Those first in which they most likely stand.
+        parts.sort_by_key(|part| {
+            (part.to <= self.first || part.from > self.last, (part.from - self.last).abs())
+        });
+        Some(parts)
+    }
+
+    /// Takes note of a candidate that was looked up: what was found, and whether the call is another's for good.
+    pub fn told(
+        &mut self,
+        call_id: &CallId,
+        answer: &Result<CallRecord, ProviderError>,
+        now: DateTime<Utc>,
+    ) -> Told {
+        let Some(at) = self.candidates.iter().position(|candidate| candidate == call_id) else {
+            return Told::Nothing;
+        };
+        self.candidates.remove(at);
         let Ok(record) = answer else {
             // Not known to look-ups yet, or not readable: it may be the one.
             self.complete = false;
@@ -309,7 +370,7 @@ impl Look {
         }
         let says_whose = !record.prompt_variables.is_empty();
         if self.last + SETTLED < now && (is_settled || says_whose) {
-            Told::Anothers(call_id)
+            Told::Anothers(call_id.clone())
         } else {
             Told::Nothing
         }

@@ -10,6 +10,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use chrono::{DateTime, Utc};
+use futures_util::future::join_all;
 use tokio::sync::{Notify, watch};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
@@ -23,6 +24,7 @@ use super::provider::{ReadsCalls, ReadsPools};
 use super::round::Stop;
 use crate::clock;
 use crate::core::backoff::Backoff;
+use crate::core::call::{CallPage, CallRecord, ListCalls};
 use crate::core::decide::World;
 use crate::core::ids::{AccountName, AttemptId, CallId, ModelId};
 use crate::core::outcome::ProviderError;
@@ -32,10 +34,12 @@ use crate::core::reconcile::{Found, GiveUp, Look, Patience, Step, Told, Unknown,
 const UNKNOWN_MAX: usize = 10_000;
 /// The ledger is asked for unknown attempts this often, and when rung.
 const EVERY: Duration = Duration::from_secs(2);
-/// Requests for one look before another has its turn.
-const TURN: usize = 20;
+/// Requests of a look that are under way at once.
+const AT_ONCE: usize = 8;
 /// A look that takes more requests is broken off, and proves nothing.
 const REQUESTS_MAX: usize = 5_000;
+/// So many times in a row the provider may answer nothing of what a look asks; then it is broken off.
+const UNANSWERED_MAX: u32 = 5;
 /// More than this between two readings of the database's clock and ours is a step of one.
 const STEP: Duration = Duration::from_secs(3);
 /// Calls of an agent that are remembered as others', so that each is looked up once.
@@ -132,6 +136,48 @@ struct Open {
     look: Look,
     began: Instant,
     requests: usize,
+    unanswered: Option<Unanswered>,
+}
+
+/// How long, and how often in a row, the provider has answered nothing of what a look asked.
+#[derive(Debug)]
+struct Unanswered {
+    since: Instant,
+    times: u32,
+}
+
+/// What one request has told.
+#[derive(Debug)]
+enum Answered {
+    Page(ListCalls, CallPage),
+    Call(CallId, Result<CallRecord, ProviderError>),
+    Agent(bool),
+}
+
+impl Open {
+    /// A look that heard nothing for too long is no look at the time between.
+    fn answered(&mut self, agent: &mut Agent, came: Instant, gap: Duration) {
+        if self.unanswered.take().is_some_and(|unanswered| came > unanswered.since + gap) {
+            agent.unbroken_since = agent.unbroken_since.max(came);
+        }
+        agent.succeeded();
+    }
+
+    fn unanswered(&mut self, asked: Instant) {
+        self.unanswered.get_or_insert(Unanswered { since: asked, times: 0 }).times += 1;
+    }
+
+    fn may_go_on(&self) -> bool {
+        self.unanswered.as_ref().is_none_or(|unanswered| unanswered.times < UNANSWERED_MAX)
+    }
+}
+
+/// When it was asked for, and when it came.
+#[derive(Debug)]
+struct Reply {
+    asked: Instant,
+    came: Instant,
+    answered: Answered,
 }
 
 /// What is remembered from turn to turn; losing it costs requests only.
@@ -154,18 +200,37 @@ struct Contact {
 }
 
 impl Contact {
-    /// An answer to what was asked then. After a longer silence nobody knows what was; so after a request that took longer,
-    /// for this process was asleep in it.
-    fn answered(&mut self, asked: Instant, gap: Duration) {
-        let now = clock::monotonic();
-        if now > asked + gap || self.last.is_none_or(|last| asked > last + gap) {
-            self.lost_until = Some(now);
+    /// An answer that came to what was asked then. After a longer silence nobody knows what was; so after a request that
+    /// took longer, for this process was asleep in it.
+    fn answered(&mut self, asked: Instant, came: Instant, gap: Duration) {
+        if came > asked + gap || self.last.is_none_or(|last| asked > last + gap) {
+            self.lost_until = self.lost_until.max(Some(came));
         }
-        self.last = Some(now);
+        self.last = self.last.max(Some(came));
     }
 }
 
 impl Search {
+    /// The look whose turn it is: not of an agent that is left alone for a while.
+    fn next_look(&mut self) -> Option<Open> {
+        let now = clock::monotonic();
+        let ready = self
+            .looks
+            .iter()
+            .position(|open| !self.agents.get(&open.model).is_some_and(|a| a.is_quiet(now)))?;
+        self.looks.remove(ready)
+    }
+
+    /// How long there is nothing to ask the provider; [`EVERY`] at most.
+    fn rest(&self) -> Duration {
+        let now = clock::monotonic();
+        let rest = |open: &Open| match self.agents.get(&open.model).and_then(|agent| agent.quiet_until) {
+            Some(until) => until.saturating_duration_since(now),
+            None => Duration::ZERO,
+        };
+        self.looks.iter().map(rest).min().unwrap_or(EVERY).min(EVERY)
+    }
+
     /// After a silence all looks begin anew.
     fn heed_silence(&mut self) {
         if let Some(until) = self.contact.lost_until.take() {
@@ -201,6 +266,22 @@ struct Agent {
 }
 
 impl Agent {
+    fn is_quiet(&self, now: Instant) -> bool {
+        self.quiet_until.is_some_and(|until| now < until)
+    }
+
+    /// Leaves it alone for a while; gives how long.
+    fn failed(&mut self) -> Duration {
+        let wait = self.backoff.after_failure(rand::random());
+        self.quiet_until = Some(clock::monotonic() + wait);
+        wait
+    }
+
+    fn succeeded(&mut self) {
+        self.backoff.succeeded();
+        self.quiet_until = None;
+    }
+
     /// These are others' calls, for good.
     fn know(&mut self, calls: impl IntoIterator<Item = CallId>) {
         for call_id in calls {
@@ -237,12 +318,10 @@ impl<L: EvidenceLedger, P: ReadsCalls + ReadsPools, D: Duties + Clone> Reconcile
                 search = Search::default();
                 continue;
             }
-            match self.turn(&mut search, &cancel).await {
+            match duty.during(self.turn(&mut search, &cancel)).await {
                 Ok(()) => {
                     busy.succeeded();
-                    if !search.looks.is_empty() {
-                        wait = Duration::ZERO;
-                    }
+                    wait = search.rest();
                 }
                 Err(stop) => match stop.wait("reconcile", account, EVERY, &mut busy) {
                     Some(longer) => wait = longer,
@@ -270,11 +349,10 @@ impl<L: EvidenceLedger, P: ReadsCalls + ReadsPools, D: Duties + Clone> Reconcile
         if search.asked_at.is_none_or(|at| clock::monotonic() >= at + EVERY) || search.looks.is_empty() {
             self.plan(search).await?;
         }
-        let Some(mut open) = search.looks.pop_front() else { return Ok(()) };
+        let Some(mut open) = search.next_look() else { return Ok(()) };
         let agent = search.agents.entry(open.model.clone()).or_default();
         match self.look(&mut open, agent, &mut search.contact, search.now, cancel).await {
             Ok(true) => {
-                agent.backoff.succeeded();
                 search.heed_silence();
                 // Up to this look's beginning: from there on it has seen itself.
                 let unbroken = search
@@ -291,10 +369,16 @@ impl<L: EvidenceLedger, P: ReadsCalls + ReadsPools, D: Duties + Clone> Reconcile
                 search.looks.push_back(open);
                 Ok(())
             }
-            // It goes on where it was.
-            Err(stop @ Stop::Provider(ProviderError::RateLimited { .. })) => {
+            // It goes on where it was: what it has seen, it has seen.
+            Err(stop @ (Stop::Ledger(_) | Stop::Provider(ProviderError::RateLimited { .. }))) => {
                 search.looks.push_front(open);
                 Err(stop)
+            }
+            Err(Stop::Provider(ProviderError::Unavailable(why))) if open.may_go_on() => {
+                let retry_ms = agent.failed().as_millis() as u64;
+                tracing::debug!(account = %self.account, model_id = %open.model, why, retry_ms, "reconcile.unanswered");
+                search.looks.push_back(open);
+                Ok(())
             }
             Err(stop) => {
                 if matches!(&stop, Stop::Provider(_)) {
@@ -309,8 +393,7 @@ impl<L: EvidenceLedger, P: ReadsCalls + ReadsPools, D: Duties + Clone> Reconcile
     /// A look that broke off proves nothing: it begins anew later.
     async fn broke_off(&self, open: Open, agent: &mut Agent, stop: Stop) -> Result<(), Stop> {
         if let Stop::Provider(error) = &stop {
-            let wait = agent.backoff.after_failure(rand::random());
-            agent.quiet_until = Some(clock::monotonic() + wait);
+            let wait = agent.failed();
             agent.unbroken_since = clock::monotonic();
             let began = open.look.began();
             let (attempts, _) = open.look.in_vain();
@@ -337,7 +420,7 @@ impl<L: EvidenceLedger, P: ReadsCalls + ReadsPools, D: Duties + Clone> Reconcile
         let mut over = Vec::new();
         for (model, attempts) in sought.by_agent {
             let agent = search.agents.entry(model.clone()).or_default();
-            let quiet = agent.quiet_until.is_some_and(|until| clock::monotonic() < until);
+            let quiet = agent.is_quiet(clock::monotonic());
             let under_way = search.looks.iter().any(|open| open.model == model);
             let mut due = Vec::new();
             for unknown in attempts {
@@ -352,7 +435,8 @@ impl<L: EvidenceLedger, P: ReadsCalls + ReadsPools, D: Duties + Clone> Reconcile
             }
             let looks = windows(&model, due, sought.now).into_iter();
             let began = clock::monotonic();
-            search.looks.extend(looks.map(|look| Open { model: model.clone(), look, began, requests: 0 }));
+            let open = |look| Open { model: model.clone(), look, began, requests: 0, unanswered: None };
+            search.looks.extend(looks.map(open));
         }
         if !over.is_empty() {
             let attempts = self.ledger.give_up(&over).await?;
@@ -361,7 +445,8 @@ impl<L: EvidenceLedger, P: ReadsCalls + ReadsPools, D: Duties + Clone> Reconcile
         Ok(())
     }
 
-    /// A few steps of a look; true: it is over.
+    /// Asks what a look may ask at once, and takes what is answered; true: the look is over. What got no answer is asked
+    /// again next time.
     async fn look(
         &self,
         open: &mut Open,
@@ -370,58 +455,95 @@ impl<L: EvidenceLedger, P: ReadsCalls + ReadsPools, D: Duties + Clone> Reconcile
         now: DateTime<Utc>,
         cancel: &CancellationToken,
     ) -> Result<bool, Stop> {
-        for _ in 0..TURN {
-            let Some(step) = open.look.next() else { return Ok(true) };
-            if open.requests >= REQUESTS_MAX {
-                tracing::warn!(account = %self.account, model_id = %open.model, "reconcile.too_long");
-                return Ok(true);
-            }
-            open.requests += 1;
-            if !self.pace.turn(cancel).await {
-                return Err(Stop::Canceled);
-            }
-            let asked = clock::monotonic();
-            match step {
-                Step::List(filter) => {
-                    let page = self.provider.list_calls(&filter).await.map_err(Stop::Provider)?;
-                    contact.answered(asked, self.patience.gap());
-                    let unsure = open.look.may_be_ours(&page).filter(|id| !agent.others.contains(id));
-                    let unsure: Vec<CallId> = unsure.cloned().collect();
-                    if !unsure.is_empty() {
-                        let known = self.ledger.known_calls(open.look.window(), &unsure).await?;
-                        agent.know(known);
-                    }
-                    open.look.listed(&page, &agent.others);
+        let steps = open.look.next(AT_ONCE);
+        if steps.is_empty() {
+            return Ok(true);
+        }
+        open.requests += steps.len();
+        if open.requests > REQUESTS_MAX {
+            tracing::warn!(account = %self.account, model_id = %open.model, "reconcile.too_long");
+            return Ok(true);
+        }
+        let asked = clock::monotonic();
+        let replies = join_all(steps.into_iter().map(|step| self.ask(&open.model, step, cancel))).await;
+        let is_unavailable = |stop: &Stop| matches!(stop, Stop::Provider(ProviderError::Unavailable(_)));
+        let some_answered = replies.iter().any(Result::is_ok);
+        let mut stop = None;
+        for reply in replies {
+            match reply {
+                Ok(reply) => {
+                    contact.answered(reply.asked, reply.came, self.patience.gap());
+                    open.answered(agent, reply.came, self.patience.gap());
+                    self.take(&mut open.look, agent, reply.answered, now).await?;
                 }
-                Step::Agent => {
-                    let known = match self.provider.assistant(&open.model).await {
-                        Ok(_) => true,
-                        Err(ProviderError::NotFound { .. } | ProviderError::Rejected { .. }) => false,
-                        Err(error) => return Err(Stop::Provider(error)),
-                    };
-                    contact.answered(asked, self.patience.gap());
-                    open.look.agent(known);
-                }
-                Step::Get(call_id) => {
-                    let answer = self.provider.get_call(&call_id).await;
-                    if let Err(
-                        error @ (ProviderError::Unauthorized { .. }
-                        | ProviderError::RateLimited { .. }
-                        | ProviderError::Unavailable(_)),
-                    ) = answer
-                    {
-                        return Err(Stop::Provider(error));
-                    }
-                    contact.answered(asked, self.patience.gap());
-                    match open.look.told(&answer, now) {
-                        Told::Found(found) => self.found(found).await?,
-                        Told::Anothers(call_id) => agent.know([call_id]),
-                        Told::Nothing => {}
-                    }
-                }
+                Err(one) if some_answered && is_unavailable(&one) => {}
+                Err(one) => stop = stop.filter(|worse| !is_unavailable(worse)).or(Some(one)),
             }
         }
-        Ok(open.look.next().is_none())
+        match stop {
+            Some(stop) => {
+                if is_unavailable(&stop) {
+                    open.unanswered(asked);
+                }
+                Err(stop)
+            }
+            None => Ok(open.look.next(1).is_empty()),
+        }
+    }
+
+    async fn ask(&self, model: &ModelId, step: Step, cancel: &CancellationToken) -> Result<Reply, Stop> {
+        if !self.pace.turn(cancel).await {
+            return Err(Stop::Canceled);
+        }
+        let asked = clock::monotonic();
+        let answered = match step {
+            Step::List(filter) => {
+                let page = self.provider.list_calls(&filter).await.map_err(Stop::Provider)?;
+                Answered::Page(filter, page)
+            }
+            Step::Get(call_id) => match self.provider.get_call(&call_id).await {
+                Err(
+                    error @ (ProviderError::Unauthorized { .. }
+                    | ProviderError::RateLimited { .. }
+                    | ProviderError::Unavailable(_)),
+                ) => return Err(Stop::Provider(error)),
+                answer => Answered::Call(call_id, answer),
+            },
+            Step::Agent => match self.provider.assistant(model).await {
+                Ok(_) => Answered::Agent(true),
+                Err(ProviderError::NotFound { .. } | ProviderError::Rejected { .. }) => {
+                    Answered::Agent(false)
+                }
+                Err(error) => return Err(Stop::Provider(error)),
+            },
+        };
+        Ok(Reply { asked, came: clock::monotonic(), answered })
+    }
+
+    async fn take(
+        &self,
+        look: &mut Look,
+        agent: &mut Agent,
+        answered: Answered,
+        now: DateTime<Utc>,
+    ) -> Result<(), Stop> {
+        match answered {
+            Answered::Page(filter, page) => {
+                let unsure = look.may_be_ours(&page).filter(|id| !agent.others.contains(id));
+                let unsure: Vec<CallId> = unsure.cloned().collect();
+                if !unsure.is_empty() {
+                    agent.know(self.ledger.known_calls(look.window(), &unsure).await?);
+                }
+                look.listed(&filter, &page, &agent.others);
+            }
+            Answered::Call(call_id, answer) => match look.told(&call_id, &answer, now) {
+                Told::Found(found) => self.found(found).await?,
+                Told::Anothers(call_id) => agent.know([call_id]),
+                Told::Nothing => {}
+            },
+            Answered::Agent(known) => look.agent(known),
+        }
+        Ok(())
     }
 
     async fn found(&self, found: Found) -> Result<(), Stop> {
@@ -432,49 +554,5 @@ impl<L: EvidenceLedger, P: ReadsCalls + ReadsPools, D: Duties + Clone> Reconcile
 }
 
 #[cfg(test)]
-#[expect(clippy::unwrap_used, reason = "a failed unwrap is a failed test")]
-mod tests {
-    use super::*;
-
-    const GAP: Duration = Duration::from_secs(5);
-
-    async fn answer_after(contact: &mut Contact, wait: Duration, takes: Duration) {
-        tokio::time::sleep(wait).await;
-        let asked = clock::monotonic();
-        tokio::time::sleep(takes).await;
-        contact.answered(asked, GAP);
-    }
-
-    #[tokio::test(start_paused = true)]
-    async fn many_slow_answers_are_no_silence_but_one_that_took_too_long_is() {
-        let mut contact = Contact::default();
-        let second = Duration::from_secs(1);
-        answer_after(&mut contact, Duration::ZERO, second).await;
-        assert!(
-            contact.lost_until.take().is_some(),
-            "of the time before the first answer nobody knows anything"
-        );
-        for _ in 0..20 {
-            answer_after(&mut contact, second, 4 * second).await;
-        }
-        assert_eq!(contact.lost_until, None);
-        answer_after(&mut contact, second, 6 * second).await;
-        assert_eq!(contact.lost_until.take(), Some(clock::monotonic()));
-        answer_after(&mut contact, 6 * second, second).await;
-        assert_eq!(contact.lost_until.take(), Some(clock::monotonic()));
-    }
-
-    #[tokio::test(start_paused = true)]
-    async fn a_silence_breaks_every_row_that_began_before_its_end() {
-        let mut search = Search::default();
-        let (old, new) = (ModelId::parse("old").unwrap(), ModelId::parse("new").unwrap());
-        search.agents.insert(old.clone(), Agent::default());
-        answer_after(&mut search.contact, Duration::ZERO, 6 * GAP).await;
-        let ended = clock::monotonic();
-        tokio::time::sleep(GAP).await;
-        search.agents.insert(new.clone(), Agent::default());
-        search.heed_silence();
-        assert_eq!(search.agents[&old].unbroken_since, ended);
-        assert_eq!(search.agents[&new].unbroken_since, ended + GAP, "it came after the silence");
-    }
-}
+#[path = "reconcile_tests.rs"]
+mod tests;
