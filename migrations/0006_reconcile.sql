@@ -6,14 +6,16 @@
 create function outdial.looked(p_attempt uuid[], p_complete boolean, p_began timestamptz, p_gap interval) returns void language plpgsql as $$
 declare
     v_now timestamptz := clock_timestamp();
+    -- This clock may have gone back since.
+    v_began timestamptz := least(p_began, v_now);
 begin
     perform 1 from outdial.live l where l.attempt_id = any (p_attempt) and l.state = 'unknown' order by l.job_no for update;
     -- What a look saw is as old as its beginning: nothing is known to be clear before the end of the first, nor after the
     -- beginning of the last.
     update outdial.live l set
         looks = l.looks + 1, looked_at = v_now,
-        clear_since = case when p_complete and (l.clear_until is null or l.clear_until < p_began - p_gap) then v_now else l.clear_since end,
-        clear_until = case when p_complete then greatest(l.clear_until, p_began) else l.clear_until end
+        clear_since = case when p_complete and (l.clear_until is null or l.clear_until < v_began - p_gap) then v_now else l.clear_since end,
+        clear_until = case when p_complete then greatest(l.clear_until, v_began) else l.clear_until end
     where l.attempt_id = any (p_attempt) and l.state = 'unknown';
 end $$;
 

@@ -38,7 +38,13 @@ impl Stop {
                 return Some(wait);
             }
             Stop::Provider(error) => tracing::warn!(work, %account, %error, "round.refused"),
-            Stop::Ledger(error) => tracing::debug!(work, %account, %error, "round.unread"),
+            Stop::Ledger(error @ LedgerError::Unavailable(_)) => {
+                tracing::debug!(work, %account, %error, "round.unread");
+            }
+            // It would be again: nobody mends that by waiting.
+            Stop::Ledger(error @ LedgerError::Refused(_)) => {
+                tracing::error!(work, %account, %error, "round.unwritten: the database refused what the provider told");
+            }
         }
         Some(usual)
     }
