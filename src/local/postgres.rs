@@ -123,8 +123,9 @@ impl Postgres {
             "data",
             "--username",
             "outdial",
+            // Not what costs each new connection thousands of hashes.
             "--auth",
-            "password",
+            "md5",
             "--encoding",
             "UTF8",
         ]);
