@@ -5,7 +5,7 @@ use chrono_tz::America::Phoenix;
 use outdial::clock::wall;
 use serde_json::json;
 
-use super::{rule_for, to, with};
+use super::{PATIENT, rule_for, to, with};
 use crate::support::stage::{LONG, Stage, job, numbers, sandbox_config};
 
 /// A callee in Arizona, where clocks are never set forward or back.
@@ -131,7 +131,7 @@ async fn jobs_start_at_their_date_and_expire_at_theirs() {
 #[tokio::test]
 async fn within_a_campaign_priority_goes_first_then_receipt() {
     let stage = Stage::new(sandbox_config(&numbers(1))).await;
-    let _worker = stage.worker(&[]).await;
+    let _worker = stage.worker(&[PATIENT]).await;
     let jobs: Vec<_> = [4, 0, 9, 4, 7, 9]
         .into_iter()
         .enumerate()
