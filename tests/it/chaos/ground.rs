@@ -127,7 +127,7 @@ impl Ground {
             ("SYNTHFLOW_WEBHOOK_SECRET", WEBHOOK_SECRET.to_owned()),
             ("OUTDIAL__HTTP__LISTEN", "127.0.0.1:0".to_owned()),
             ("OUTDIAL__CALLS__POLL", "500ms".to_owned()),
-            ("OUTDIAL__CALLS__READS_PER_SECOND", "50".to_owned()),
+            ("OUTDIAL__CALLS__READS_PER_SECOND", "200".to_owned()),
             ("OUTDIAL__WORKER__LEASE", LEASE.to_owned()),
             ("OUTDIAL__WORKER__DRAIN", "10s".to_owned()),
             ("OUTDIAL__RECONCILE__QUARANTINE", QUARANTINE.to_owned()),
