@@ -7,6 +7,8 @@ use std::num::NonZeroU32;
 use std::sync::Arc;
 use std::time::Duration;
 
+use futures_util::StreamExt;
+use futures_util::stream::FuturesUnordered;
 use governor::{DefaultDirectRateLimiter, Quota, RateLimiter};
 use tokio::sync::mpsc;
 use tokio::time::Instant;
@@ -23,6 +25,8 @@ use crate::core::reconcile::Found;
 
 /// Calls that wait to be looked up.
 const WAITING_MAX: usize = 1_000;
+/// Calls that are being looked up: one that the provider is slow to tell doesn't hold up the others.
+const AT_ONCE: usize = 16;
 /// Webhooks a second of one account that are read at all, and so many at once after a pause.
 const PER_SECOND: NonZeroU32 = NonZeroU32::new(200).unwrap();
 const BURST: NonZeroU32 = NonZeroU32::new(1_000).unwrap();
@@ -104,57 +108,103 @@ type Retries = BTreeMap<(Instant, CallId), u8>;
 
 impl<L: EvidenceLedger, P: ReadsCalls> HintStage<L, P> {
     /// Runs until canceled.
-    pub async fn run(mut self, cancel: CancellationToken) {
-        let mut seen: HashMap<CallId, Seen> = HashMap::new();
-        let mut retries = Retries::new();
-        while let Some(Some((call_id, tries))) = cancel.run_until_cancelled(self.next(&mut retries)).await {
-            match seen.get(&call_id) {
-                Some(Seen::Settled) => continue,
-                Some(Seen::Unread) if tries == 0 => continue,
-                Some(Seen::LookedUp(at)) if clock::monotonic() < *at + AGAIN => {
-                    // It may be of the end, where the first was not: its turn comes once, however many there are.
-                    if retries.len() < AGAIN_MAX {
-                        retries.insert((*at + AGAIN, call_id), 0);
+    pub async fn run(self, cancel: CancellationToken) {
+        let Self { account, ledger, provider, keys, pace, mut hints } = self;
+        let reader = Reader { account, ledger, provider, keys, pace };
+        let mut known = Known::default();
+        let mut under_way = FuturesUnordered::new();
+        loop {
+            tokio::select! {
+                () = cancel.cancelled() => return,
+                Some((call_id, tries, found)) = under_way.next() => known.note(call_id, tries, found),
+                next = known.next(&mut hints), if under_way.len() < AT_ONCE => {
+                    let Some((call_id, tries)) = next else { return };
+                    if known.is_to_be_read(&call_id, tries) {
+                        let (reader, cancel) = (&reader, &cancel);
+                        under_way.push(async move {
+                            let found = reader.read(&call_id, cancel).await;
+                            (call_id, tries, found)
+                        });
                     }
-                    continue;
                 }
-                Some(Seen::LookedUp(_) | Seen::Unread) | None => {}
-            }
-            let found = if self.keys.usable(&self.account) {
-                if !self.pace.turn(&cancel).await {
-                    return;
-                }
-                self.look_up(&call_id).await
-            } else {
-                Seen::Unread
-            };
-            if seen.len() >= SEEN_MAX {
-                seen.clear();
-            }
-            if found == Seen::Unread && tries < RETRIES && retries.len() < RETRYING_MAX {
-                let wait = RETRY.saturating_mul(1 << tries).min(RETRY_MAX);
-                retries.insert((clock::monotonic() + wait, call_id.clone()), tries + 1);
-                seen.insert(call_id, found);
-            } else if found == Seen::Unread {
-                seen.remove(&call_id);
-            } else {
-                seen.insert(call_id, found);
             }
         }
     }
+}
 
+/// The calls that were hinted at.
+#[derive(Debug, Default)]
+struct Known {
+    seen: HashMap<CallId, Seen>,
+    retries: Retries,
+}
+
+impl Known {
     /// The next call to be looked up, and how often that was tried in vain; `None`: nobody hints any more.
-    async fn next(&mut self, retries: &mut Retries) -> Option<(CallId, u8)> {
-        let due = retries.first_key_value().map(|((at, _), _)| *at);
+    async fn next(&mut self, hints: &mut mpsc::Receiver<CallId>) -> Option<(CallId, u8)> {
+        let due = self.retries.first_key_value().map(|((at, _), _)| *at);
         tokio::select! {
             () = tokio::time::sleep_until(due.unwrap_or_else(clock::monotonic)), if due.is_some() => {
-                retries.pop_first().map(|((_, call_id), tries)| (call_id, tries))
+                self.retries.pop_first().map(|((_, call_id), tries)| (call_id, tries))
             }
-            hint = self.hints.recv() => hint.map(|call_id| (call_id, 0)),
+            hint = hints.recv() => hint.map(|call_id| (call_id, 0)),
         }
     }
 
-    async fn look_up(&self, call_id: &CallId) -> Seen {
+    /// Whether something may be learned of it now. If so, it counts as looked up.
+    fn is_to_be_read(&mut self, call_id: &CallId, tries: u8) -> bool {
+        let now = clock::monotonic();
+        match self.seen.get(call_id) {
+            Some(Seen::Settled) => return false,
+            Some(Seen::Unread) if tries == 0 => return false,
+            Some(Seen::LookedUp(at)) if now < *at + AGAIN => {
+                // It may be of the end, where the first was not: its turn comes once, however many there are.
+                if self.retries.len() < AGAIN_MAX {
+                    self.retries.insert((*at + AGAIN, call_id.clone()), 0);
+                }
+                return false;
+            }
+            Some(Seen::LookedUp(_) | Seen::Unread) | None => {}
+        }
+        self.see(call_id.clone(), Seen::LookedUp(now));
+        true
+    }
+
+    fn see(&mut self, call_id: CallId, seen: Seen) {
+        if self.seen.len() >= SEEN_MAX {
+            self.seen.clear();
+        }
+        self.seen.insert(call_id, seen);
+    }
+
+    fn note(&mut self, call_id: CallId, tries: u8, found: Seen) {
+        if found != Seen::Unread {
+            self.see(call_id, found);
+        } else if tries < RETRIES && self.retries.len() < RETRYING_MAX {
+            let wait = RETRY.saturating_mul(1 << tries).min(RETRY_MAX);
+            self.retries.insert((clock::monotonic() + wait, call_id.clone()), tries + 1);
+            self.see(call_id, found);
+        } else {
+            self.seen.remove(&call_id);
+        }
+    }
+}
+
+/// Looks calls up, and writes down what they tell.
+#[derive(Debug)]
+struct Reader<L, P> {
+    account: AccountName,
+    ledger: L,
+    provider: P,
+    keys: Arc<AccountKeys>,
+    pace: Arc<Pace>,
+}
+
+impl<L: EvidenceLedger, P: ReadsCalls> Reader<L, P> {
+    async fn read(&self, call_id: &CallId, cancel: &CancellationToken) -> Seen {
+        if !self.keys.usable(&self.account) || !self.pace.turn(cancel).await {
+            return Seen::Unread;
+        }
         let looked_up = Seen::LookedUp(clock::monotonic());
         let record = match self.provider.get_call(call_id).await {
             Ok(record) => record,
