@@ -13,6 +13,9 @@ use super::ports::LedgerError;
 use crate::clock;
 use crate::core::ids::AccountName;
 
+/// A piece of work that takes longer may wait for what never comes, as an answer over a connection that was lost silently.
+const STUCK: Duration = Duration::from_secs(120);
+
 /// Where duties are shared out.
 pub trait Duties: Send + Sync + 'static {
     /// Takes a duty for `lease`, or keeps it; false: another worker has it.
@@ -27,7 +30,8 @@ pub struct Duty<D> {
     duties: D,
     name: String,
     lease: Duration,
-    held: bool,
+    /// Ours until then, if it is.
+    held_until: Option<Instant>,
     ask_at: Option<Instant>,
     /// What it takes: a key of this worker that works. Another's may.
     key: Option<(Arc<AccountKeys>, AccountName)>,
@@ -35,7 +39,7 @@ pub struct Duty<D> {
 
 impl<D: Duties> Duty<D> {
     pub fn new(duties: D, name: impl Into<String>, lease: Duration) -> Self {
-        Self { duties, name: name.into(), lease, held: false, ask_at: None, key: None }
+        Self { duties, name: name.into(), lease, held_until: None, ask_at: None, key: None }
     }
 
     /// Work for an account: ours only while this worker's key of it is usable.
@@ -58,26 +62,38 @@ impl<D: Duties> Duty<D> {
         }
         let now = clock::monotonic();
         if self.ask_at.is_some_and(|at| now < at) {
-            return self.held;
+            return self.is_held();
         }
         let held = self.duties.hold(&self.name, self.lease).await;
         self.ask_at = Some(now + self.lease / 3);
-        let held = held.unwrap_or_else(|error| {
-            tracing::debug!(duty = self.name, %error, "a duty could not be renewed");
-            false
-        });
-        if held != self.held {
+        let was_held = self.held_until.is_some();
+        match held {
+            Ok(held) => self.held_until = held.then(|| now + self.lease),
+            // Whoever had it has it for as long as was said last.
+            Err(error) => tracing::debug!(duty = self.name, %error, "a duty could not be renewed"),
+        }
+        let held = self.is_held();
+        if held != was_held {
             tracing::debug!(duty = self.name, held, "a duty changed hands");
         }
-        self.held = held;
         held
     }
 
+    fn is_held(&mut self) -> bool {
+        self.held_until = self.held_until.filter(|until| clock::monotonic() < *until);
+        self.held_until.is_some()
+    }
+
     /// Does a piece of the duty's work, and keeps the duty meanwhile, however long that takes: else another would take it
-    /// up between two pieces, and both would begin again and again what neither ends.
+    /// up between two pieces, and both would begin again and again what neither ends. But not of a piece that takes longer
+    /// than [`STUCK`]: that one may never end, and others have to go on.
     pub async fn during<T>(&mut self, work: impl Future<Output = T>) -> T {
         let mut work = pin!(work);
+        let end = clock::monotonic() + STUCK;
         loop {
+            if clock::monotonic() >= end {
+                return work.await;
+            }
             let wait = self.ask_at.map_or(self.lease, |at| at.saturating_duration_since(clock::monotonic()));
             let renewed = async {
                 tokio::time::sleep(wait).await;
@@ -93,7 +109,7 @@ impl<D: Duties> Duty<D> {
     /// Leaves it to others, if it is ours.
     pub async fn leave(&mut self) {
         self.ask_at = None;
-        if std::mem::take(&mut self.held)
+        if self.held_until.take().is_some()
             && let Err(error) = self.duties.leave(&self.name).await
         {
             tracing::debug!(duty = self.name, %error, "a duty could not be left; its lease will run out");
@@ -114,11 +130,16 @@ mod tests {
     #[derive(Debug, Clone)]
     struct Shared {
         me: u8,
+        /// For this one there is no database.
+        away: bool,
         holder: Arc<Mutex<Option<(u8, Instant)>>>,
     }
 
     impl Duties for Shared {
         async fn hold(&self, _: &str, lease: Duration) -> Result<bool, LedgerError> {
+            if self.away {
+                return Err(LedgerError::Unavailable("it is away".to_owned()));
+            }
             let now = clock::monotonic();
             let mut holder = self.holder.lock().unwrap();
             let is_free = holder.is_none_or(|(who, until)| who == self.me || until < now);
@@ -134,11 +155,15 @@ mod tests {
         }
     }
 
+    fn two() -> (Duty<Shared>, Duty<Shared>) {
+        let holder = Arc::default();
+        let of = |me| Duty::new(Shared { me, away: false, holder: Arc::clone(&holder) }, "work", LEASE);
+        (of(1), of(2))
+    }
+
     #[tokio::test(start_paused = true)]
     async fn who_works_longer_than_a_lease_keeps_the_duty() {
-        let holder = Arc::default();
-        let of = |me| Duty::new(Shared { me, holder: Arc::clone(&holder) }, "work", LEASE);
-        let (mut ours, mut others) = (of(1), of(2));
+        let (mut ours, mut others) = two();
         assert!(ours.is_ours().await);
         let done = ours.during(async {
             for _ in 0..20 {
@@ -152,5 +177,27 @@ mod tests {
         ours.leave().await;
         tokio::time::sleep(LEASE).await;
         assert!(others.is_ours().await);
+    }
+    #[tokio::test(start_paused = true)]
+    async fn who_is_stuck_loses_the_duty() {
+        let (mut ours, mut others) = two();
+        assert!(ours.is_ours().await);
+        let stuck = ours.during(std::future::pending::<()>());
+        assert!(tokio::time::timeout(STUCK - LEASE, stuck).await.is_err());
+        assert!(!others.is_ours().await);
+        let stuck = ours.during(std::future::pending::<()>());
+        assert!(tokio::time::timeout(STUCK + 2 * LEASE, stuck).await.is_err());
+        assert!(others.is_ours().await);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_renewal_that_failed_ends_a_duty_with_its_lease_only() {
+        let (mut ours, mut others) = two();
+        assert!(ours.is_ours().await);
+        ours.duties.away = true;
+        tokio::time::sleep(LEASE / 2).await;
+        assert!(ours.is_ours().await, "nobody else can have it");
+        tokio::time::sleep(LEASE).await;
+        assert!(!ours.is_ours().await && others.is_ours().await);
     }
 }
