@@ -37,18 +37,21 @@ pub struct ClientConfig {
     pub api_key: SecretString,
     /// For a whole exchange, connecting and reading the body included.
     pub timeout: Duration,
+    /// The same for what changes nothing, and can be asked again: nobody needs to wait as long for it.
+    pub read_timeout: Duration,
     pub connect_timeout: Duration,
     /// Connections kept open between requests: as many as there are requests in flight.
     pub idle_connections_max: usize,
 }
 
 impl ClientConfig {
-    /// 30 s in all, 5 s to connect, 64 connections.
+    /// 30 s in all, 10 s to read something, 5 s to connect, 64 connections.
     pub fn new(base_url: impl Into<String>, api_key: SecretString) -> Self {
         Self {
             base_url: base_url.into(),
             api_key,
             timeout: Duration::from_secs(30),
+            read_timeout: Duration::from_secs(10),
             connect_timeout: Duration::from_secs(5),
             idle_connections_max: 64,
         }
@@ -73,6 +76,7 @@ pub enum ClientError {
 pub struct Client {
     http: reqwest::Client,
     base: Url,
+    read_timeout: Duration,
 }
 
 impl fmt::Debug for Client {
@@ -110,7 +114,7 @@ impl Client {
             builder = builder.tls_certs_only([]);
         }
         let http = builder.build().map_err(|e| ClientError::Build(chain(e)))?;
-        Ok(Self { http, base })
+        Ok(Self { http, base, read_timeout: config.read_timeout.min(config.timeout) })
     }
 
     /// `POST /v2/calls`, exactly once, and not at all from `send_before` on: that is judged when a connection
@@ -219,7 +223,11 @@ impl Client {
         body: Option<Value>,
         bytes_max: usize,
     ) -> Result<Vec<u8>, ProviderError> {
+        let reads = method.is_safe();
         let mut request = self.http.request(method, url);
+        if reads {
+            request = request.timeout(self.read_timeout);
+        }
         if let Some(body) = &body {
             request = request.json(body);
         }
