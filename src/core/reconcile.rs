@@ -265,16 +265,42 @@ impl Look {
     /// answered. Candidates go first: each may end the look.
     pub fn next(&self, max: usize) -> Vec<Step> {
         if self.sought.is_empty() {
-            Vec::new()
-        } else if !self.candidates.is_empty() {
-            self.candidates.iter().take(max).cloned().map(Step::Get).collect()
-        } else if !self.lists.is_empty() {
-            self.lists.iter().take(max).map(|list| Step::List(list.filter(&self.model))).collect()
-        } else if !self.agent_known && self.complete {
-            vec![Step::Agent]
-        } else {
-            Vec::new()
+            return Vec::new();
         }
+        let candidates = self.candidates.iter().cloned().map(Step::Get);
+        let lists = self.lists.iter().map(|list| Step::List(list.filter(&self.model)));
+        let agent = !self.agent_known && self.complete && self.candidates.is_empty() && self.lists.is_empty();
+        candidates.chain(lists).chain(agent.then_some(Step::Agent)).take(max).collect()
+    }
+
+    /// This got no answer: what else there is goes before it.
+    pub fn put_off(&mut self, step: &Step) {
+        match step {
+            Step::Get(call_id) => {
+                if let Some(at) = self.candidates.iter().position(|candidate| candidate == call_id)
+                    && let Some(candidate) = self.candidates.remove(at)
+                {
+                    self.candidates.push_back(candidate);
+                }
+            }
+            Step::List(asked) => {
+                if let Some(at) = self.position(asked)
+                    && let Some(list) = self.lists.remove(at)
+                {
+                    self.lists.push_back(list);
+                }
+            }
+            Step::Agent => {}
+        }
+    }
+
+    /// Nothing else is sought any more: somebody has learned of the others.
+    pub fn only(&mut self, unknown: &HashSet<AttemptId>) {
+        self.sought.retain(|attempt, _| unknown.contains(attempt));
+    }
+
+    fn position(&self, asked: &ListCalls) -> Option<usize> {
+        self.lists.iter().position(|list| list.filter(&self.model) == *asked)
     }
 
     /// The calls of a page that may be what is sought, by their callees.
@@ -286,7 +312,7 @@ impl Look {
 
     /// Takes note of a page that was asked for. `known`: of its calls, those that are known to be others'.
     pub fn listed(&mut self, asked: &ListCalls, page: &CallPage, known: &HashSet<CallId>) {
-        let place = self.lists.iter().position(|list| list.filter(&self.model) == *asked);
+        let place = self.position(asked);
         let Some((place, mut list)) = place.and_then(|at| Some((at, self.lists.remove(at)?))) else { return };
         let candidates = self.may_be_ours(page).filter(|id| !known.contains(id));
         let fresh: Vec<CallId> = candidates.filter(|id| !self.candidates.contains(id)).cloned().collect();
@@ -369,7 +395,9 @@ impl Look {
             return Told::Nothing;
         }
         let says_whose = !record.prompt_variables.is_empty();
-        if self.last + SETTLED < now && (is_settled || says_whose) {
+        // For good, however far the provider's clock is behind.
+        let is_old = record.start_time.is_some_and(|start| start + SETTLED + REACH_BACK < now);
+        if self.last + SETTLED < now && (is_old || says_whose) {
             Told::Anothers(call_id.clone())
         } else {
             Told::Nothing
@@ -383,9 +411,9 @@ impl Look {
     }
 
     /// The end of a look: what it has not found, and whether it was complete.
-    pub fn in_vain(self) -> (Vec<AttemptId>, bool) {
+    pub fn in_vain(&self) -> (Vec<AttemptId>, bool) {
         let over = self.lists.is_empty() && self.candidates.is_empty() && self.agent_known;
-        (self.sought.into_keys().collect(), self.complete && over)
+        (self.sought.keys().copied().collect(), self.complete && over)
     }
 }
 

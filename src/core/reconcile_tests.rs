@@ -379,3 +379,40 @@ fn the_parts_of_a_list_are_all_of_it_and_those_of_the_posts_come_first() {
     assert!(parts.windows(2).all(|pair| pair[0].1 == pair[1].0));
     assert!(parts[7].0 < at(31), "there are no calls from later than now");
 }
+
+#[test]
+fn what_got_no_answer_holds_up_nothing_else() {
+    let mut look = look((1..=9).map(|n| unknown(n, 0)).collect());
+    let fill = |n: u32| record(&format!("x{n}"), Some(900 + n), None);
+    let calls =
+        [record("a", Some(1), None), record("b", Some(2), None)].into_iter().chain((2..100).map(fill));
+    listed(&mut look, &page(calls.collect(), 250), &HashSet::new());
+    let (a, b) = (CallId::parse("a").unwrap(), CallId::parse("b").unwrap());
+    look.put_off(&Step::Get(a.clone()));
+    assert_eq!(look.next(2), [Step::Get(b.clone()), Step::Get(a.clone())]);
+    look.told(&b, &Ok(of_others("b", Some(2))), at(10));
+    let both = look.next(16);
+    assert_eq!((&both[0], list_of(both.last().cloned()).offset), (&Step::Get(a), 100), "the list is read on");
+}
+
+#[test]
+fn what_somebody_learned_of_meanwhile_is_sought_no_more() {
+    let mut look = look(vec![unknown(1, 0), unknown(2, 0)]);
+    look.only(&HashSet::from([attempt(2), attempt(3)]));
+    assert_eq!(look.in_vain().0, [attempt(2)]);
+    look.only(&HashSet::new());
+    assert_eq!(next(&look), None);
+}
+
+#[test]
+fn a_call_that_tells_nothing_is_anothers_for_good_only_when_it_is_old_by_any_clock() {
+    let told = |age: i64| {
+        let mut look = look(vec![unknown(1, 0)]);
+        let one = CallRecord { start_time: Some(at(1_000 - age)), ..record("one", None, None) };
+        listed(&mut look, &page(vec![one.clone()], 1), &HashSet::new());
+        told(&mut look, &Ok(one), at(1_000))
+    };
+    // The provider's clock may be minutes behind, and the call as fresh as can be.
+    assert_eq!(told(120), Told::Nothing);
+    assert_eq!(told(361), Told::Anothers(CallId::parse("one").unwrap()));
+}

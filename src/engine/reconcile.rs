@@ -10,7 +10,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use chrono::{DateTime, Utc};
-use futures_util::future::join_all;
+use futures_util::StreamExt;
+use futures_util::stream::FuturesUnordered;
 use tokio::sync::{Notify, watch};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
@@ -35,11 +36,14 @@ const UNKNOWN_MAX: usize = 10_000;
 /// The ledger is asked for unknown attempts this often, and when rung.
 const EVERY: Duration = Duration::from_secs(2);
 /// Requests of a look that are under way at once.
-const AT_ONCE: usize = 8;
+const AT_ONCE: usize = 16;
+/// How long a look goes on asking before another has its turn.
+const TURN: Duration = Duration::from_secs(2);
 /// A look that takes more requests is broken off, and proves nothing.
 const REQUESTS_MAX: usize = 5_000;
-/// So many times in a row the provider may answer nothing of what a look asks; then it is broken off.
-const UNANSWERED_MAX: u32 = 5;
+/// So many times in a row a look may learn nothing, for the provider doesn't answer or the ledger doesn't; then it is
+/// broken off.
+const FAILURES_MAX: u32 = 5;
 /// More than this between two readings of the database's clock and ours is a step of one.
 const STEP: Duration = Duration::from_secs(3);
 /// Calls of an agent that are remembered as others', so that each is looked up once.
@@ -136,14 +140,10 @@ struct Open {
     look: Look,
     began: Instant,
     requests: usize,
-    unanswered: Option<Unanswered>,
-}
-
-/// How long, and how often in a row, the provider has answered nothing of what a look asked.
-#[derive(Debug)]
-struct Unanswered {
-    since: Instant,
-    times: u32,
+    /// In a row, see [`FAILURES_MAX`].
+    failures: u32,
+    /// Since then the provider has answered nothing that it asked.
+    silent_since: Option<Instant>,
 }
 
 /// What one request has told.
@@ -156,19 +156,17 @@ enum Answered {
 
 impl Open {
     /// A look that heard nothing for too long is no look at the time between.
-    fn answered(&mut self, agent: &mut Agent, came: Instant, gap: Duration) {
-        if self.unanswered.take().is_some_and(|unanswered| came > unanswered.since + gap) {
+    fn heard(&mut self, agent: &mut Agent, came: Instant, gap: Duration) {
+        if self.silent_since.take().is_some_and(|since| came > since + gap) {
             agent.unbroken_since = agent.unbroken_since.max(came);
         }
         agent.succeeded();
     }
 
-    fn unanswered(&mut self, asked: Instant) {
-        self.unanswered.get_or_insert(Unanswered { since: asked, times: 0 }).times += 1;
-    }
-
-    fn may_go_on(&self) -> bool {
-        self.unanswered.as_ref().is_none_or(|unanswered| unanswered.times < UNANSWERED_MAX)
+    /// Counts one more; whether it may be tried again.
+    fn failed(&mut self) -> bool {
+        self.failures += 1;
+        self.failures < FAILURES_MAX
     }
 }
 
@@ -181,14 +179,29 @@ struct Reply {
 }
 
 /// What is remembered from turn to turn; losing it costs requests only.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 struct Search {
     looks: VecDeque<Open>,
+    /// How many requests of a look are under way at once: fewer where that was too many for the provider.
+    at_once: usize,
     agents: HashMap<ModelId, Agent>,
     asked_at: Option<Instant>,
     /// The database's time then.
     now: DateTime<Utc>,
     contact: Contact,
+}
+
+impl Default for Search {
+    fn default() -> Self {
+        Self {
+            looks: VecDeque::new(),
+            at_once: AT_ONCE,
+            agents: HashMap::new(),
+            asked_at: None,
+            now: DateTime::UNIX_EPOCH,
+            contact: Contact::default(),
+        }
+    }
 }
 
 /// Whether the provider has told something all along.
@@ -351,48 +364,64 @@ impl<L: EvidenceLedger, P: ReadsCalls + ReadsPools, D: Duties + Clone> Reconcile
         }
         let Some(mut open) = search.next_look() else { return Ok(()) };
         let agent = search.agents.entry(open.model.clone()).or_default();
-        match self.look(&mut open, agent, &mut search.contact, search.now, cancel).await {
+        let looked =
+            self.look(&mut open, agent, &mut search.contact, search.at_once, search.now, cancel).await;
+        match looked {
             Ok(true) => {
                 search.heed_silence();
-                // Up to this look's beginning: from there on it has seen itself.
-                let unbroken = search
-                    .agents
-                    .get(&open.model)
-                    .map(|agent| open.began.saturating_duration_since(agent.unbroken_since));
-                let gap = self.patience.gap().max(unbroken.unwrap_or_default());
-                let began = open.look.began();
-                let (attempts, complete) = open.look.in_vain();
-                self.ledger.looked(&attempts, complete, began, gap).await?;
-                Ok(())
+                let noted = self.note(&open, search).await;
+                if matches!(noted, Err(LedgerError::Unavailable(_))) && open.failed() {
+                    search.looks.push_back(open);
+                }
+                Ok(noted?)
             }
             Ok(false) => {
+                open.failures = 0;
+                search.at_once = (search.at_once + 1).min(AT_ONCE);
                 search.looks.push_back(open);
                 Ok(())
             }
-            // It goes on where it was: what it has seen, it has seen.
-            Err(stop @ (Stop::Ledger(_) | Stop::Provider(ProviderError::RateLimited { .. }))) => {
+            // In all these it goes on where it was: what it has seen, it has seen.
+            Err(stop @ Stop::Provider(ProviderError::RateLimited { .. })) => {
+                search.at_once = (search.at_once / 2).max(1);
                 search.looks.push_front(open);
                 Err(stop)
             }
-            Err(Stop::Provider(ProviderError::Unavailable(why))) if open.may_go_on() => {
+            Err(stop @ Stop::Ledger(LedgerError::Unavailable(_))) => {
+                if open.failed() {
+                    search.looks.push_back(open);
+                }
+                Err(stop)
+            }
+            Err(stop @ Stop::Provider(ProviderError::Unavailable(_))) => {
+                if !open.failed() {
+                    return self.broke_off(open, search, stop).await;
+                }
                 let retry_ms = agent.failed().as_millis() as u64;
-                tracing::debug!(account = %self.account, model_id = %open.model, why, retry_ms, "reconcile.unanswered");
+                tracing::debug!(account = %self.account, model_id = %open.model, retry_ms, "reconcile.unanswered");
                 search.looks.push_back(open);
                 Ok(())
             }
-            Err(stop) => {
-                if matches!(&stop, Stop::Provider(_)) {
-                    // The agent's other looks would wait for the same, ahead of those of others.
-                    search.looks.retain(|other| other.model != open.model);
-                }
-                self.broke_off(open, agent, stop).await
-            }
+            Err(stop) => self.broke_off(open, search, stop).await,
         }
     }
 
+    /// Writes down what a look that is over has not found.
+    async fn note(&self, open: &Open, search: &Search) -> Answer<()> {
+        // Up to this look's beginning: from there on it has seen itself.
+        let agent = search.agents.get(&open.model);
+        let unbroken = agent.map(|agent| open.began.saturating_duration_since(agent.unbroken_since));
+        let gap = self.patience.gap().max(unbroken.unwrap_or_default());
+        let (attempts, complete) = open.look.in_vain();
+        self.ledger.looked(&attempts, complete, open.look.began(), gap).await
+    }
+
     /// A look that broke off proves nothing: it begins anew later.
-    async fn broke_off(&self, open: Open, agent: &mut Agent, stop: Stop) -> Result<(), Stop> {
+    async fn broke_off(&self, open: Open, search: &mut Search, stop: Stop) -> Result<(), Stop> {
         if let Stop::Provider(error) = &stop {
+            // The agent's other looks would wait for the same, ahead of those of others.
+            search.looks.retain(|other| other.model != open.model);
+            let agent = search.agents.entry(open.model.clone()).or_default();
             let wait = agent.failed();
             agent.unbroken_since = clock::monotonic();
             let began = open.look.began();
@@ -417,6 +446,10 @@ impl<L: EvidenceLedger, P: ReadsCalls + ReadsPools, D: Duties + Clone> Reconcile
         let sought = self.ledger.unknown(&self.account, UNKNOWN_MAX).await?;
         search.read_clock(sought.now);
         search.agents.retain(|model, _| sought.by_agent.contains_key(model));
+        let all = sought.by_agent.values().flatten().map(|unknown| unknown.attempt).collect::<HashSet<_>>();
+        if all.len() < UNKNOWN_MAX {
+            search.looks.iter_mut().for_each(|open| open.look.only(&all));
+        }
         let mut over = Vec::new();
         for (model, attempts) in sought.by_agent {
             let agent = search.agents.entry(model.clone()).or_default();
@@ -435,7 +468,14 @@ impl<L: EvidenceLedger, P: ReadsCalls + ReadsPools, D: Duties + Clone> Reconcile
             }
             let looks = windows(&model, due, sought.now).into_iter();
             let began = clock::monotonic();
-            let open = |look| Open { model: model.clone(), look, began, requests: 0, unanswered: None };
+            let open = |look| Open {
+                model: model.clone(),
+                look,
+                began,
+                requests: 0,
+                failures: 0,
+                silent_since: None,
+            };
             search.looks.extend(looks.map(open));
         }
         if !over.is_empty() {
@@ -445,48 +485,59 @@ impl<L: EvidenceLedger, P: ReadsCalls + ReadsPools, D: Duties + Clone> Reconcile
         Ok(())
     }
 
-    /// Asks what a look may ask at once, and takes what is answered; true: the look is over. What got no answer is asked
-    /// again next time.
+    /// Asks for a while what a look may ask, several things at once, and takes what is answered; true: the look is over.
+    /// When something got no answer it asks no further: that is for the next turn.
     async fn look(
         &self,
         open: &mut Open,
         agent: &mut Agent,
         contact: &mut Contact,
+        at_once: usize,
         now: DateTime<Utc>,
         cancel: &CancellationToken,
     ) -> Result<bool, Stop> {
-        let steps = open.look.next(AT_ONCE);
-        if steps.is_empty() {
-            return Ok(true);
-        }
-        open.requests += steps.len();
-        if open.requests > REQUESTS_MAX {
-            tracing::warn!(account = %self.account, model_id = %open.model, "reconcile.too_long");
-            return Ok(true);
-        }
-        let asked = clock::monotonic();
-        let replies = join_all(steps.into_iter().map(|step| self.ask(&open.model, step, cancel))).await;
-        let is_unavailable = |stop: &Stop| matches!(stop, Stop::Provider(ProviderError::Unavailable(_)));
-        let some_answered = replies.iter().any(Result::is_ok);
-        let mut stop = None;
-        for reply in replies {
+        let (model, since, gap) = (open.model.clone(), clock::monotonic(), self.patience.gap());
+        let (mut heard, mut unanswered, mut stop) = (false, None, None);
+        let mut under_way = FuturesUnordered::new();
+        let mut asked: Vec<Step> = Vec::new();
+        loop {
+            if unanswered.is_none() && stop.is_none() && clock::monotonic() < since + TURN {
+                let fresh = open.look.next(at_once).into_iter().filter(|step| !asked.contains(step));
+                let fresh: Vec<Step> = fresh.take(at_once.saturating_sub(asked.len())).collect();
+                open.requests += fresh.len();
+                if open.requests > REQUESTS_MAX {
+                    tracing::warn!(account = %self.account, model_id = %model, "reconcile.too_long");
+                    return Ok(true);
+                }
+                for step in fresh {
+                    asked.push(step.clone());
+                    under_way.push(async { (step.clone(), self.ask(&model, step, cancel).await) });
+                }
+            }
+            let Some(next) = cancel.run_until_cancelled(under_way.next()).await else {
+                return Err(Stop::Canceled);
+            };
+            let Some((step, reply)) = next else { break };
+            asked.retain(|other| *other != step);
             match reply {
                 Ok(reply) => {
-                    contact.answered(reply.asked, reply.came, self.patience.gap());
-                    open.answered(agent, reply.came, self.patience.gap());
-                    self.take(&mut open.look, agent, reply.answered, now).await?;
+                    heard = true;
+                    contact.answered(reply.asked, reply.came, gap);
+                    open.heard(agent, reply.came, gap);
+                    stop = stop.or(self.take(&mut open.look, agent, reply.answered, now).await.err());
                 }
-                Err(one) if some_answered && is_unavailable(&one) => {}
-                Err(one) => stop = stop.filter(|worse| !is_unavailable(worse)).or(Some(one)),
+                Err(one @ Stop::Provider(ProviderError::Unavailable(_))) => {
+                    open.look.put_off(&step);
+                    unanswered = Some(one);
+                }
+                Err(one) => stop = stop.or(Some(one)),
             }
         }
-        match stop {
-            Some(stop) => {
-                if is_unavailable(&stop) {
-                    open.unanswered(asked);
-                }
-                Err(stop)
-            }
+        if !heard && unanswered.is_some() {
+            open.silent_since.get_or_insert(since);
+        }
+        match stop.or(unanswered.filter(|_| !heard)) {
+            Some(stop) => Err(stop),
             None => Ok(open.look.next(1).is_empty()),
         }
     }
@@ -536,11 +587,18 @@ impl<L: EvidenceLedger, P: ReadsCalls + ReadsPools, D: Duties + Clone> Reconcile
                 }
                 look.listed(&filter, &page, &agent.others);
             }
-            Answered::Call(call_id, answer) => match look.told(&call_id, &answer, now) {
-                Told::Found(found) => self.found(found).await?,
-                Told::Anothers(call_id) => agent.know([call_id]),
-                Told::Nothing => {}
-            },
+            Answered::Call(call_id, answer) => {
+                // Written down before the look forgets it.
+                if let Ok(record) = &answer
+                    && let Some(found) = Found::of_record(record, now)
+                {
+                    self.found(found).await?;
+                }
+                match look.told(&call_id, &answer, now) {
+                    Told::Anothers(call_id) => agent.know([call_id]),
+                    Told::Found(_) | Told::Nothing => {}
+                }
+            }
             Answered::Agent(known) => look.agent(known),
         }
         Ok(())

@@ -64,6 +64,10 @@ struct Inner {
     takes: Duration,
     /// Seconds of tokio's clock in which nothing is answered.
     silent: std::ops::Range<u64>,
+    /// More requests at once are too many.
+    at_once_max: usize,
+    /// So many looks can't be noted.
+    unwritable: u32,
     pages: usize,
     refused: usize,
     under_way: usize,
@@ -72,7 +76,7 @@ struct Inner {
     looks: Vec<(bool, Duration)>,
 }
 
-const CALLS: u32 = 3_000;
+const CALLS: u32 = 6_400;
 const QUARANTINE: Duration = Duration::from_secs(100);
 
 fn date(s: u64) -> DateTime<Utc> {
@@ -92,6 +96,8 @@ impl Desert {
             calls: CALLS,
             takes,
             silent,
+            at_once_max: usize::MAX,
+            unwritable: 0,
             pages: 0,
             refused: 0,
             under_way: 0,
@@ -145,6 +151,9 @@ impl ReadsCalls for Desert {
     async fn list_calls(&self, filter: &ListCalls) -> Result<CallPage, ProviderError> {
         let takes = {
             let mut inner = self.inner();
+            if inner.under_way >= inner.at_once_max {
+                return Err(ProviderError::RateLimited { retry_after: None });
+            }
             inner.under_way += 1;
             inner.most_at_once = inner.most_at_once.max(inner.under_way);
             inner.takes
@@ -157,8 +166,8 @@ impl ReadsCalls for Desert {
             return Err(ProviderError::Unavailable("nobody is there".to_owned()));
         }
         inner.pages += 1;
-        // One a tenth of a second, up to now.
-        let start = |n: u32| date(0) - chrono::TimeDelta::milliseconds(100 * i64::from(n));
+        // Twenty-five a second, up to now.
+        let start = |n: u32| date(0) - chrono::TimeDelta::milliseconds(40 * i64::from(n));
         let all = (0..inner.calls).filter(|n| {
             filter.from.is_none_or(|from| start(*n) >= from) && filter.to.is_none_or(|to| start(*n) < to)
         });
@@ -240,7 +249,12 @@ impl EvidenceLedger for Desert {
     }
 
     async fn looked(&self, _: &[AttemptId], complete: bool, _: DateTime<Utc>, gap: Duration) -> Answer<()> {
-        self.inner().looks.push((complete, gap));
+        let mut inner = self.inner();
+        if inner.unwritable > 0 {
+            inner.unwritable -= 1;
+            return Err(LedgerError::Unavailable("it is away".to_owned()));
+        }
+        inner.looks.push((complete, gap));
         Ok(())
     }
 
@@ -279,7 +293,8 @@ async fn a_look_goes_on_where_requests_got_no_answer() {
     desert.first_look().await;
     let inner = desert.inner();
     assert!(inner.refused > 0, "some got no answer");
-    assert!(inner.looks[0].0, "it was complete");
+    // It began with the first turn: of the time before nobody knows anything.
+    assert_eq!(inner.looks[0], (true, Patience { quarantine: QUARANTINE }.gap()));
     assert!(inner.pages < PAGES_MAX, "{} pages: none was read twice", inner.pages);
 }
 
@@ -288,6 +303,27 @@ async fn a_look_that_gets_no_answer_for_long_is_broken_off() {
     let desert = Desert::new(SECOND, 5..u64::MAX);
     desert.first_look().await;
     let inner = desert.inner();
-    assert_eq!(inner.looks[0].0, false, "it proves nothing");
-    assert_eq!(inner.refused, AT_ONCE * UNANSWERED_MAX as usize);
+    assert!(!inner.looks[0].0, "it proves nothing");
+    let times = FAILURES_MAX as usize;
+    assert!((AT_ONCE * (times - 1)..=AT_ONCE * times).contains(&inner.refused), "{} in vain", inner.refused);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_provider_that_is_asked_too_much_at_once_is_asked_less_at_once() {
+    let desert = Desert::new(SECOND, 0..0);
+    desert.inner().at_once_max = 5;
+    desert.first_look().await;
+    let inner = desert.inner();
+    assert!(inner.looks[0].0, "it was complete");
+    assert!(inner.pages < PAGES_MAX, "{} pages: none was read twice", inner.pages);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_look_that_can_not_be_noted_is_noted_later() {
+    let desert = Desert::new(SECOND, 0..0);
+    desert.inner().unwritable = 2;
+    desert.first_look().await;
+    let inner = desert.inner();
+    assert!(inner.looks[0].0, "it was complete");
+    assert!(inner.pages < PAGES_MAX, "{} pages: it did not begin anew", inner.pages);
 }
