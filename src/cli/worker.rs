@@ -176,6 +176,9 @@ impl Running {
         let accounts = Arc::new(Accounts::new(config, &ledger, &metrics, dry_run)?);
         insist(store::PATIENCE_AT_START, || accounts.ensure()).await?;
         let tenure = Arc::new(Tenure::default());
+        if ledger.in_company() {
+            tenure.born_among_others();
+        }
         insist(store::PATIENCE_AT_START, || tenure.probe(ledger.as_ref())).await?;
         insist(store::PATIENCE_AT_START, || tenure.renew(ledger.as_ref(), lease)).await?;
         let names = accounts.names();

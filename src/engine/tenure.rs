@@ -15,6 +15,8 @@ use crate::core::dbtime::{DbTime, Probe, Reading};
 
 /// Between two looks at the database's clock.
 const PROBE_EVERY: Duration = Duration::from_secs(1);
+/// By then the others have looked, and noted what they have seen.
+const OTHERS_LOOK: Duration = Duration::from_secs(2);
 
 #[derive(Debug, Default)]
 pub struct Tenure {
@@ -29,6 +31,8 @@ struct Time {
     known: DbTime,
     /// By how much the database's clock went ahead, of which the ledger hasn't been told yet.
     untold: Duration,
+    /// Until then (of [`clock::uptime`]) it may have made a step that this worker can't know of.
+    newborn_until: Duration,
 }
 
 impl Tenure {
@@ -36,7 +40,14 @@ impl Tenure {
     pub fn now(&self) -> Option<Reading> {
         let at = clock::uptime();
         let time = self.time();
-        if time.untold.is_zero() && time.known.is_fresh(at) { time.known.read(at) } else { None }
+        let is_known = time.untold.is_zero() && at >= time.newborn_until && time.known.is_fresh(at);
+        if is_known { time.known.read(at) } else { None }
+    }
+
+    /// This worker was born while others live. A step of the clock right before its birth only they can prove: until they
+    /// have noted it, a slot would be granted too near to those from before the step.
+    pub fn born_among_others(&self) {
+        self.time().newborn_until = clock::uptime() + OTHERS_LOOK;
     }
 
     /// The same however long ago the database was last asked, if ever: for what has been, not for what may be done.
@@ -140,5 +151,28 @@ impl Tenure {
                 () = tokio::time::sleep(wait) => {}
             }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn who_is_born_among_others_lets_nothing_go_before_they_have_looked() {
+        let tenure = Tenure::default();
+        let look = || {
+            let asked = clock::uptime();
+            tenure.time().known.add(Probe { asked, answered: asked, said: clock::wall() });
+        };
+        look();
+        assert!(tenure.now().is_some());
+        tenure.born_among_others();
+        look();
+        assert_eq!(tenure.now(), None);
+        assert_eq!(tenure.opens(clock::wall()), None);
+        assert!(tenure.reckon().is_some());
+        tenure.time().newborn_until = clock::uptime();
+        assert!(tenure.now().is_some());
     }
 }

@@ -24,6 +24,7 @@ pub struct Ledger {
     worker: Arc<AtomicI64>,
     /// The first number that this process had.
     witness: i64,
+    in_company: bool,
     /// Which events are written; `None`: all.
     pub(super) events: Option<Arc<[&'static str]>>,
     pub(super) dry_run: bool,
@@ -42,27 +43,35 @@ impl Ledger {
             pool,
             worker: Arc::default(),
             witness: 0,
+            in_company: false,
             events: events.names().map(Into::into),
             dry_run,
             remembered: Arc::default(),
         };
-        ledger.enlist(lease).await?;
+        ledger.in_company = ledger.enlist(lease).await?;
         ledger.witness = ledger.worker_no();
         Ok(ledger)
+    }
+
+    /// Whether other workers lived when this one was registered.
+    pub fn in_company(&self) -> bool {
+        self.in_company
     }
 
     /// For a command that only reads: no worker stands behind it.
     pub fn onlooker(pool: PgPool) -> Self {
         let (worker, remembered) = (Arc::default(), Arc::default());
-        Self { pool, worker, witness: 0, events: None, dry_run: false, remembered }
+        Self { pool, worker, witness: 0, in_company: false, events: None, dry_run: false, remembered }
     }
 
-    /// Takes a new worker number: at start, and after this worker was taken for dead.
-    pub async fn enlist(&self, lease: Duration) -> Result<(), LedgerError> {
+    /// Takes a new worker number: at start, and after this worker was taken for dead. Tells whether other workers live.
+    pub async fn enlist(&self, lease: Duration) -> Result<bool, LedgerError> {
         let host = rustix::system::uname().nodename().to_string_lossy().into_owned();
         let row = sqlx::query(
             "insert into outdial.workers (host, pid, version, lease_until)
-             values ($1, $2, $3, clock_timestamp() + $4) returning worker_no",
+             values ($1, $2, $3, clock_timestamp() + $4)
+             returning worker_no,
+                       exists (select 1 from outdial.workers w where w.ended_at is null and w.lease_until > clock_timestamp())",
         )
         .bind(host)
         .bind(i32::try_from(std::process::id()).unwrap_or(0))
@@ -72,7 +81,7 @@ impl Ledger {
         .await
         .map_err(ledger_error)?;
         self.worker.store(row.get(0), Ordering::Release);
-        Ok(())
+        Ok(row.get(1))
     }
 
     /// Ends the lease at a graceful stop: nothing waits for it to run out.
@@ -117,7 +126,7 @@ impl LifeLedger for Ledger {
     }
 
     async fn enlist_again(&self, lease: Duration) -> Result<(), LedgerError> {
-        self.enlist(lease).await
+        self.enlist(lease).await.map(drop)
     }
 
     async fn now(&self) -> Result<DateTime<Utc>, LedgerError> {
