@@ -25,6 +25,8 @@ pub struct Limits {
 /// The campaign that has numbers and limits of its own.
 const OWN: &str = "spring";
 pub const CAMPAIGNS: [&str; 3] = [OWN, "summer", "autumn"];
+/// Room for its calls, and for those of which nobody knows for a while whether they were placed.
+const OWN_CONCURRENT: usize = 120;
 /// Seconds of a call's life that pass in one.
 pub const TIME_SCALE: f64 = 100.0;
 
@@ -47,7 +49,8 @@ impl Routes {
     }
 
     pub fn campaign_limits(&self, campaign: &str) -> Option<Limits> {
-        let own = Limits { windows: vec![(1, self.jobs_per_second * 3 / 4)], concurrent: Some(60) };
+        let own =
+            Limits { windows: vec![(1, self.jobs_per_second * 3 / 4)], concurrent: Some(OWN_CONCURRENT) };
         (campaign == OWN).then_some(own)
     }
 
@@ -67,7 +70,7 @@ impl Routes {
         format!(
             "[defaults]\ncalling_rules = \"none\"\n\
              number_limits = {{ per_second = 4, per_minute = 150, concurrent = 12 }}\n\
-             [[campaign]]\nid = \"{OWN}\"\nlimits = {{ per_second = {}, concurrent = 60 }}\n\
+             [[campaign]]\nid = \"{OWN}\"\nlimits = {{ per_second = {}, concurrent = {OWN_CONCURRENT} }}\n\
              [[rule]]\nname = \"own\"\nmatch = {{ campaign = [\"{OWN}\"] }}\nuse = {{ numbers = [{}] }}\n\
              [[rule]]\nname = \"shared\"\nuse = {{ numbers = [{}] }}\n",
             own.windows[0].1,

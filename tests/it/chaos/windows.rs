@@ -123,8 +123,10 @@ fn judge_one(limits: &Limits, arrivals: &[&Arrival]) -> (Vec<String>, usize, usi
         let timely = most(&|a| a.late.is_none());
         let unexplained = most(&|a| !matches!(a.late, Some(Some(_))));
         if unexplained > calls {
+            let known = |a: &&&Arrival| !matches!(a.late, Some(Some(_)));
             broken.push(format!(
-                "{unexplained} calls in {seconds} s, {timely} of those in time, and {calls} may be"
+                "{unexplained} calls in {seconds} s, {timely} of those in time, and {calls} may be: {}",
+                fullest(&arrivals.iter().copied().filter(|a| known(&a)).collect::<Vec<_>>(), seconds)
             ));
         }
         by_late += usize::from(most(&|_| true) > calls && unexplained <= calls);
@@ -138,6 +140,25 @@ fn judge_one(limits: &Limits, arrivals: &[&Arrival]) -> (Vec<String>, usize, usi
         full += usize::from(at_once == calls);
     }
     (broken, by_late, full)
+}
+
+/// The window with the most calls in it: when each arrived, and how much later than its slot.
+fn fullest(arrivals: &[&Arrival], seconds: u64) -> String {
+    let us = seconds * 1_000_000;
+    let mut by_time = arrivals.to_vec();
+    by_time.sort_unstable_by_key(|a| a.post.entry.mono_us);
+    let within = |from: usize| {
+        let start = by_time[from].post.entry.mono_us;
+        by_time[from..].iter().take_while(move |a| a.post.entry.mono_us < start + us)
+    };
+    let Some(first) = (0..by_time.len()).max_by_key(|from| within(*from).count()) else {
+        return String::new();
+    };
+    let calls = within(first).map(|a| {
+        let late_ms = a.late_us.map_or("?".to_owned(), |us| format!("{:+}", us / 1_000));
+        format!("{:.3} s ({late_ms} ms)", a.post.entry.at_us as f64 / 1e6)
+    });
+    calls.collect::<Vec<_>>().join(", ")
 }
 
 /// Of calls (begin, end).
