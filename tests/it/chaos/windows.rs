@@ -24,8 +24,9 @@ pub struct Lateness {
     pub offsets: Vec<Offset>,
 }
 
-/// From a slot's making to its call's arrival, in time: a step in between leaves open by which clock it was dated.
-const SLOT_LIFE_US: i64 = 2_000_000;
+/// A slot is made at most so long before it; and what two clocks of one machine may differ in reading.
+const SLOT_LEAD_US: i64 = 1_000_000;
+const EARLY_US: i64 = 5_000;
 
 struct Arrival<'a> {
     post: &'a Post,
@@ -83,16 +84,16 @@ impl Lateness {
         }
     }
 
-    /// A slot by this machine's clock.
+    /// A slot by this machine's clock. Where steps of the database's leave open by which it was dated: the one that has the
+    /// call least late, but nobody sends a call before its slot.
     fn slot(&self, dated_us: i64, arrived_us: i64) -> i64 {
         let until = |n: usize| self.offsets.get(n + 1).map_or(i64::MAX, |next| next.from_us);
-        let possible = self
-            .offsets
-            .iter()
-            .enumerate()
-            .filter(|(n, offset)| offset.from_us <= arrived_us && until(*n) >= arrived_us - SLOT_LIFE_US);
-        let slots = possible.map(|(_, offset)| dated_us - offset.ahead_us);
-        slots.min_by_key(|slot_us| (arrived_us - slot_us).abs()).unwrap_or(dated_us)
+        let by = |(n, offset): (usize, &Offset)| {
+            let slot_us = dated_us - offset.ahead_us;
+            let made_then = offset.from_us <= slot_us && slot_us - SLOT_LEAD_US <= until(n);
+            (made_then && slot_us <= arrived_us + EARLY_US).then_some(slot_us)
+        };
+        self.offsets.iter().enumerate().filter_map(by).max().unwrap_or(dated_us)
     }
 
     fn arrival<'a>(&self, found: &'a Evidence, post: &'a Post) -> Arrival<'a> {
@@ -191,6 +192,8 @@ mod tests {
         // Made before the step, sent after it.
         assert_eq!(lateness.slot(9_990_000, 10_030_000), 9_990_000);
         assert_eq!(lateness.slot(24_990_000, 20_030_000), 19_990_000);
+        // The same, held up on its way: by the clock of the time of its arrival its slot has not come yet.
+        assert_eq!(lateness.slot(24_990_000, 23_900_000), 19_990_000);
     }
 
     #[test]
