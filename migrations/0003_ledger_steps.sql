@@ -112,11 +112,6 @@ create function outdial.stepped(p_slot timestamptz) returns interval language sq
     from (select max(c.ahead) ahead from outdial.clock_steps c where c.noted_at + interval '1 second' > p_slot group by c.minute) m
 $$;
 
--- The longest of the windows that allow just so many calls.
-create function outdial.span(p_calls bigint, p_second int, p_minute int, p_hour int, p_day int) returns interval language sql immutable as
-$$ select case p_calls when p_day then interval '1 day' when p_hour then interval '1 hour' when p_minute then interval '1 minute'
-                       when p_second then interval '1 second' end $$;
-
 -- Slots for jobs, in the order given (best first), each with the number chosen for it.
 --
 -- A slot is at most p_horizon after p_lead from now; a job that can't have one gets the reason and, where it is known,
@@ -492,17 +487,26 @@ begin
         select l.* from outdial.limits l
         where l.thing_no = any (array(select unnest(array[number_thing, campaign_thing, account_thing]) from held))
           and l.mended_at > v_now - interval '5 seconds'
+    ), granted as materialized (
+        -- Looked for from the log's end on, where it is near. What was moved itself is not found, and keeps its place.
+        select h.job_no, h.slot, l.*, case g.slot when h.slot then g.ordinal end as mine
+        from held h cross join lateral unnest(array[h.number_thing, h.campaign_thing, h.account_thing]) t(thing)
+        join mended l on l.thing_no = t.thing
+        cross join lateral (select g.ordinal, g.slot from outdial.grants g
+                            where g.thing_no = l.thing_no and g.ordinal > l.last_ordinal - 1000 and g.slot <= h.slot
+                            order by g.thing_no desc, g.ordinal desc limit 1) g
     ), crowded as materialized (
         -- Slots made before a log was mended may be too early now.
-        select distinct m.job_no
-        from (select h.job_no, h.slot, l.*,
-                     (select max(g.ordinal) from outdial.grants g
-                      where g.thing_no = l.thing_no and g.ordinal > l.last_ordinal - 1000 and g.slot = h.slot) mine
-              from held h cross join lateral unnest(array[h.number_thing, h.campaign_thing, h.account_thing]) t(thing)
-              join mended l on l.thing_no = t.thing) m
-        where (select max(g.slot + outdial.span(m.mine - g.ordinal, m.per_second, m.per_minute, m.per_hour, m.per_day) + outdial.stepped(g.slot))
-               from outdial.grants g where g.thing_no = m.thing_no
-                 and g.ordinal = any (array[m.mine - m.per_second, m.mine - m.per_minute, m.mine - m.per_hour, m.mine - m.per_day]))
+        select distinct m.job_no from granted m
+        where greatest(
+                  (select g.slot + interval '1 second' + outdial.stepped(g.slot)
+                   from outdial.grants g where g.thing_no = m.thing_no and g.ordinal = m.mine - m.per_second),
+                  (select g.slot + interval '1 minute' + outdial.stepped(g.slot)
+                   from outdial.grants g where g.thing_no = m.thing_no and g.ordinal = m.mine - m.per_minute),
+                  (select g.slot + interval '1 hour' + outdial.stepped(g.slot)
+                   from outdial.grants g where g.thing_no = m.thing_no and g.ordinal = m.mine - m.per_hour),
+                  (select g.slot + interval '1 day' + outdial.stepped(g.slot)
+                   from outdial.grants g where g.thing_no = m.thing_no and g.ordinal = m.mine - m.per_day))
               + p_slack > m.slot
     ), judged as materialized (
         select a.*, h.class_no, h.rank, h.expires_at, h.campaign_id, h.account, h.number, h.number_thing, h.campaign_thing,
@@ -1062,13 +1066,14 @@ begin
     v_chunk := array(select w.job_no from outdial.work w where w.job_no > p_after and w.ready_at is null
                      order by w.job_no limit p_limit);
     with stale as materialized (
-        select w.job_no, c.reason from outdial.work w join outdial.classes c using (class_no) join outdial.jobs j using (job_no)
-        where w.job_no = any (v_chunk) and j.job_no = any (v_chunk) and w.ready_at is null
+        select w.job_no, c.reason
+        from outdial.work w join outdial.classes c using (class_no) join outdial.jobs j using (job_no)
+        where w.job_no > p_after and w.job_no <= v_chunk[cardinality(v_chunk)] and w.ready_at is null
           and j.reason is distinct from c.reason and c.decided_at < clock_timestamp() - interval '1 second'
         order by w.job_no for update of w skip locked
     ), noted as (
         update outdial.jobs j set reason = s.reason, due_at = null, event_seq = j.event_seq + 1
-        from stale s where j.job_no = s.job_no and j.job_no = any (v_chunk) and j.state = 'waiting'
+        from stale s where j.job_no = s.job_no and j.state = 'waiting'
         returning j.job_no, j.job_id, j.campaign_id, j.reason, j.event_seq, j.metadata, j.traceparent
     ), told as (
         insert into outdial.outbox (type, subject, sequence, data, traceparent)
