@@ -1,21 +1,23 @@
 //! Negative controls: the usual mistakes of dialers, made on purpose, each of which the checks must find. A check that
 //! never failed proves nothing.
 //!
-//! Each mistake is put into the ledger of the test's own database, or made where the broker or the configuration lets
-//! one make it: the program under test is the one that ships.
+//! Each mistake is put into the ledger of the test's own database, or made where the broker, the database or the
+//! configuration lets one make it: the program under test is the one that ships. Where the mistake needs a story to show
+//! itself, the same story is told without it first, and nothing is found.
 
 use std::time::Duration;
 
 use futures_util::FutureExt;
-use lapin::options::{BasicGetOptions, BasicNackOptions, BasicPublishOptions, QueueDeclareOptions};
+use lapin::options::{QueueBindOptions, QueueDeclareOptions, QueueDeleteOptions};
 use lapin::types::{AMQPValue, FieldTable};
-use lapin::{BasicProperties, Connection, ConnectionProperties};
+use lapin::{Connection, ConnectionProperties};
+use outdial::broker::{DEAD, JOBS};
 use outdial::synthflow::sandbox::{Action, Override};
 use rustix::process::Signal;
 use sqlx::AssertSqlSafe;
 
 use crate::support::stage::{ANY_NUMBER, LONG, Stage, job, jobs, numbers, sandbox_config};
-use crate::support::{Figures, eventually, vhost};
+use crate::support::{Figures, database_on, eventually, own_postgres, vhost};
 
 const LEASE: (&str, &str) = ("OUTDIAL__WORKER__LEASE", "3s");
 
@@ -50,28 +52,41 @@ async fn found(check: impl Future<Output = ()>) -> String {
     }
 }
 
-#[tokio::test]
+/// The database tells that a job is committed before it is on its disk, the worker acks it, and the database dies.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn an_ack_before_the_commit_loses_jobs_and_is_found() {
-    let stage = stage("per_second = 20").await;
-    // What is acked was never written down.
-    mistake(
-        &stage,
-        "accept",
-        "    with sent as materialized (",
-        "    return query select 'new' from unnest(p_job_id);\n    return;\n    with sent as materialized (",
-    )
-    .await;
-    let worker = stage.worker(&[]).await;
-    let published = jobs("spring", 5);
-    stage.publish(&published).await;
-    eventually(LONG, async || {
-        let figures = Figures::of(&worker).await;
-        (figures.get("intake_messages_total{result=\"accepted\"}") == 5.0).then_some(())
-    })
-    .await;
-    let said = found(stage.prove(&published, &[])).await;
-    assert!(said.contains("published, confirmed, and lost"), "{said}");
-    stage.stopped(worker).await;
+    for careless in [false, true] {
+        let mut postgres = own_postgres().await;
+        let stage = Stage::on(sandbox_config(&numbers(3)), database_on(&postgres).await, vhost().await).await;
+        if careless {
+            for setting in [
+                "do $$ begin execute format('alter database %I set synchronous_commit = off', current_database()); end $$",
+                "alter system set wal_writer_delay = '10s'",
+                "select pg_reload_conf()",
+            ] {
+                sqlx::query(setting).execute(&stage.db).await.unwrap();
+            }
+        }
+        let worker = stage.worker(&[]).await;
+        let published = jobs("spring", 5);
+        stage.publish(&published).await;
+        eventually(LONG, async || {
+            let figures = Figures::of(&worker).await;
+            (figures.get("intake_messages_total{result=\"accepted\"}") == 5.0).then_some(())
+        })
+        .await;
+        // By then its acks have gone out.
+        stage.stopped(worker).await;
+        postgres.kill9();
+        postgres.resume().unwrap();
+        if careless {
+            let said = found(stage.prove(&published, &[])).await;
+            assert!(said.contains("published, confirmed, and lost"), "{said}");
+        } else {
+            stage.prove(&published, &[]).await;
+        }
+        drop(stage);
+    }
 }
 
 #[tokio::test]
@@ -95,27 +110,49 @@ async fn a_retry_on_time_out_rings_somebody_twice_and_is_found() {
     stage.stopped(worker).await;
 }
 
+/// A worker that is stopped before it asks for leave, and wakes when its job was another's and is rung.
 #[tokio::test]
-async fn a_lease_without_fencing_lets_a_sleeper_send_and_is_found() {
-    let stage = stage("per_second = 20").await;
-    // Whose lease has run out counts as never having sent; and no deadline holds who wakes late.
-    mistake(&stage, "take_over", "array_fill('unknown'::text", "array_fill('retry'::text").await;
-    let sleeper = stage.start(
-        &["worker"],
-        &[LEASE, ("OUTDIAL__LIMITS__SLACK_MS", "10000"), ("OUTDIAL_FAILPOINT", "BeforeWrite:1=stop")],
-    );
-    sleeper.line(LONG, "worker.started").await;
-    let published = [job("once", "spring", "+14155550123")];
-    stage.publish(&published).await;
-    sleeper.line(LONG, "failpoint BeforeWrite").await;
-    let second = stage.worker(&[LEASE]).await;
-    stage.posted(1, LONG).await;
-    sleeper.signal(Signal::CONT);
-    stage.posted(2, LONG).await;
-    let said = found(async { stage.never_twice() }).await;
-    assert!(said.contains("rung again although the last may have been placed"), "{said}");
-    drop(sleeper);
-    stage.stopped(second).await;
+async fn a_lease_without_an_epoch_lets_a_sleeper_send_and_is_found() {
+    for careless in [false, true] {
+        let stage = stage("per_second = 20").await;
+        if careless {
+            // Whoever once had the job may send it: by what the worker remembers, not by what stands in the ledger.
+            for kept in [
+                "create table outdial.kept (like outdial.reservations)",
+                "create function outdial.keep() returns trigger language plpgsql as
+                 $$ begin insert into outdial.kept select new.*; return null; end $$",
+                "create trigger keep after insert on outdial.reservations for each row execute function outdial.keep()",
+            ] {
+                sqlx::query(kept).execute(&stage.db).await.unwrap();
+            }
+            mistake(&stage, "authorise", "from outdial.reservations r", "from outdial.kept r").await;
+            mistake(&stage, "authorise", "then 'fenced' end", "then null end").await;
+        }
+        let slack = ("OUTDIAL__LIMITS__SLACK_MS", "10000");
+        let failpoint = ("OUTDIAL_FAILPOINT", "BeforeAuthorise:1=stop");
+        let sleeper = stage.start(&["worker"], &[("OUTDIAL__WORKER__LEASE", "60s"), slack, failpoint]);
+        sleeper.line(LONG, "worker.started").await;
+        let published = [job("once", "spring", "+14155550123")];
+        stage.publish(&published).await;
+        sleeper.line(LONG, "failpoint BeforeAuthorise").await;
+        // By its own clock the sleeper has its lease for long yet.
+        let over = "update outdial.workers set lease_until = clock_timestamp()";
+        sqlx::query(over).execute(&stage.db).await.unwrap();
+        let second = stage.worker(&[LEASE]).await;
+        stage.posted(1, LONG).await;
+        sleeper.signal(Signal::CONT);
+        if careless {
+            stage.posted(2, LONG).await;
+            let said = found(async { stage.never_twice() }).await;
+            assert!(said.contains("rung again although the last may have been placed"), "{said}");
+        } else {
+            let unused = async || Figures::of(&sleeper).await.sum("unused_slots_total");
+            eventually(LONG, async || (unused().await > 0.0).then_some(())).await;
+            stage.prove(&published, &[]).await;
+        }
+        drop(sleeper);
+        stage.stopped(second).await;
+    }
 }
 
 #[tokio::test]
@@ -127,9 +164,10 @@ async fn a_limiter_in_each_process_is_too_little_for_three_and_is_found() {
     stage.posted(1, LONG).await;
     // The ledger knows of no limit; each process holds its own.
     sqlx::query("update outdial.limits set per_second = null").execute(&stage.db).await.unwrap();
-    let published = jobs("spring", 60);
+    // Enough for all three, who don't begin together.
+    let published = jobs("spring", 200);
     stage.publish(&published).await;
-    stage.posted(30, LONG).await;
+    stage.posted(120, LONG).await;
     let said = found(stage.within(&[(1, 2)])).await;
     assert!(said.contains("calls in 1 s, and may make 2"), "{said}");
     for worker in [one, two, three] {
@@ -137,43 +175,60 @@ async fn a_limiter_in_each_process_is_too_little_for_three_and_is_found() {
     }
 }
 
+/// An innocent job that three workers die with.
 #[tokio::test]
 async fn a_delivery_limit_without_dead_lettering_drops_the_innocent_and_is_found() {
-    let stage = Stage::on(sandbox_config(&numbers(1)), crate::support::database().await, vhost().await).await;
-    let connection = Connection::connect(&stage.vhost.url, ConnectionProperties::default()).await.unwrap();
-    let channel = connection.create_channel().await.unwrap();
-    let mut arguments = FieldTable::default();
-    arguments.insert("x-queue-type".into(), AMQPValue::LongString("quorum".into()));
-    arguments.insert("x-delivery-limit".into(), AMQPValue::LongLongInt(3));
-    let durable = QueueDeclareOptions { durable: true, ..QueueDeclareOptions::default() };
-    channel.queue_declare("careless".into(), durable, arguments).await.unwrap();
-    let published = [job("innocent", "spring", "+14155550123")];
-    let body = published[0].to_string().into_bytes();
-    let persistent = BasicProperties::default().with_delivery_mode(2);
-    channel
-        .basic_publish("".into(), "careless".into(), BasicPublishOptions::default(), &body, persistent)
-        .await
-        .unwrap()
-        .await
-        .unwrap();
-    // A worker that dies with it, again and again.
-    let mut deliveries = 0;
-    eventually(LONG, async || {
-        let got = channel.basic_get("careless".into(), BasicGetOptions::default()).await.unwrap();
-        match got {
-            Some(message) => {
-                deliveries += 1;
-                let back = BasicNackOptions { requeue: true, ..BasicNackOptions::default() };
-                message.acker.nack(back).await.unwrap();
-                None
-            }
-            None => (deliveries > 3).then_some(()),
+    for careless in [false, true] {
+        let stage = stage("per_second = 20").await;
+        let first = stage.worker(&[]).await;
+        stage.stopped(first).await;
+        let connection =
+            Connection::connect(&stage.vhost.url, ConnectionProperties::default()).await.unwrap();
+        let channel = connection.create_channel().await.unwrap();
+        channel.queue_delete(JOBS.into(), QueueDeleteOptions::default()).await.unwrap();
+        let mut arguments = FieldTable::default();
+        let text = |value: &str| AMQPValue::LongString(value.into());
+        arguments.insert("x-queue-type".into(), text("quorum"));
+        arguments.insert("x-delivery-limit".into(), AMQPValue::LongInt(2));
+        if !careless {
+            arguments.insert("x-dead-letter-exchange".into(), text(DEAD));
+            arguments.insert("x-dead-letter-strategy".into(), text("at-least-once"));
+            arguments.insert("x-overflow".into(), text("reject-publish"));
         }
-    })
-    .await;
-    let said = found(stage.prove(&published, &[])).await;
-    assert!(said.contains("published, confirmed, and lost"), "{said}");
-    connection.close(200, "done".into()).await.unwrap();
+        let durable = QueueDeclareOptions { durable: true, ..QueueDeclareOptions::default() };
+        channel.queue_declare(JOBS.into(), durable, arguments).await.unwrap();
+        channel
+            .queue_bind(
+                JOBS.into(),
+                JOBS.into(),
+                "#".into(),
+                QueueBindOptions::default(),
+                FieldTable::default(),
+            )
+            .await
+            .unwrap();
+        let published = [job("innocent", "spring", "+14155550123")];
+        stage.publish(&published).await;
+        for _ in 0..3 {
+            let death = ("OUTDIAL_FAILPOINT", "BeforeAccept:1=kill");
+            let dying = stage.start(&["worker"], &[("OUTDIAL__AMQP__DECLARE", "false"), death]);
+            dying.wait(LONG).await;
+        }
+        let healthy = stage.worker(&[("OUTDIAL__AMQP__DECLARE", "false")]).await;
+        if careless {
+            let said = found(stage.prove(&published, &[])).await;
+            assert!(said.contains("published, confirmed, and lost"), "{said}");
+        } else {
+            eventually(LONG, async || {
+                stage.run(&["dead", "replay"]).await.contains("1 replayed").then_some(())
+            })
+            .await;
+            stage.jobs("done", None, 1, LONG).await;
+            stage.prove(&published, &[]).await;
+        }
+        connection.close(200, "done".into()).await.unwrap();
+        stage.stopped(healthy).await;
+    }
 }
 
 /// The same stage without a mistake: the checks have nothing to find.
