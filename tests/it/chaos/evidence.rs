@@ -84,6 +84,8 @@ pub struct Attempt {
     pub provider_status: Option<String>,
     pub slot_us: i64,
     pub caller_id_verified: Option<bool>,
+    /// The process that sent it.
+    pub pid: Option<i32>,
 }
 
 #[derive(Debug, sqlx::FromRow)]
@@ -127,8 +129,8 @@ impl Evidence {
     pub async fn gather(db: &PgPool, amqp_url: &str, ledger_file: &Path, time_scale: f64) -> Self {
         let attempts: Vec<Attempt> = sqlx::query_as(
             "select a.attempt_id::text, j.job_id, a.phone, a.campaign_id, a.from_phone_number, a.state, a.call_id, a.provider_status,
-                    (extract(epoch from a.slot) * 1000000)::bigint as slot_us, a.caller_id_verified
-             from outdial.attempts a join outdial.jobs j using (job_no)",
+                    (extract(epoch from a.slot) * 1000000)::bigint as slot_us, a.caller_id_verified, w.pid
+             from outdial.attempts a join outdial.jobs j using (job_no) left join outdial.workers w using (worker_no)",
         )
         .fetch_all(db)
         .await

@@ -71,13 +71,13 @@ impl Fleet {
 
     /// Asleep for so long; false where there was nobody at all.
     pub async fn pause(&self, nth: usize, length: Duration) -> bool {
-        let Some((_, place)) = self.at_work(nth).await else { return false };
+        let Some((n, place)) = self.at_work(nth).await else { return false };
         let worker = place.as_ref().expect("somebody is at work here");
         let since = outdial::clock::wall();
         worker.signal(Signal::STOP);
         tokio::time::sleep(length).await;
         worker.signal(Signal::CONT);
-        self.tally.trouble("a stop", since);
+        self.tally.trouble("a stop", Some(n), since);
         true
     }
 
@@ -151,11 +151,12 @@ impl Fleet {
     }
 
     fn start(&self, n: usize) -> Outdial {
-        self.tally.count("workers started");
         let env = self.ground.env(Some(n), &self.settings);
         let env: Vec<(&str, &str)> =
             env.iter().map(|(name, value)| (name.as_str(), value.as_str())).collect();
-        Outdial::start(&["worker"], &env)
+        let worker = Outdial::start(&["worker"], &env);
+        self.tally.started(worker.pid(), n);
+        worker
     }
 
     async fn end(&self, place: &mut Place<'_>) {

@@ -27,6 +27,8 @@ use crate::support::{Outdial, eventually};
 /// After the schedule: hung answers, back-offs and the quarantine have to pass, and the backlog to be worked off, which
 /// grows with the run.
 const SETTLE: Duration = Duration::from_secs(240);
+/// Between two looks at how all jobs stand: each reads them all.
+const LOOK: Duration = Duration::from_secs(2);
 /// Between two looks at processes that may have ended by themselves.
 const TEND: Duration = Duration::from_millis(250);
 const SOON: Duration = Duration::from_secs(60);
@@ -86,7 +88,11 @@ pub async fn run(seed: u64, length: Duration, jobs_per_second: usize) {
     let mut found =
         Evidence::gather(&run.ground.db, run.ground.amqp_url(), &run.ground.ledger_file(), TIME_SCALE).await;
     found.resolved = resolved;
-    let lateness = Lateness { troubles: run.tally.troubles(), offsets: run.ground.clock_offsets() };
+    let lateness = Lateness {
+        troubles: run.tally.troubles(),
+        places: run.tally.places(),
+        offsets: run.ground.clock_offsets(),
+    };
     let mut verdict = Verdict::of(&found, &published, &routes, &lateness);
     run.discreet(&found, &pages, &mut verdict).await;
     run.keep().await;
@@ -178,7 +184,7 @@ impl Run {
                 tokio::time::sleep(ms(length)).await;
                 self.ground.set_line(worker, server, Line::default());
                 if server == Server::Provider && line.there != Way::Pass {
-                    self.tally.trouble("the network", since);
+                    self.tally.trouble("the network", worker, since);
                 }
                 self.tally.count(&format!("{server:?} {}", name(line)));
             }
@@ -231,7 +237,7 @@ impl Run {
                 println!("chaos: settled {:.1} s after the schedule", since.elapsed().as_secs_f64());
                 return;
             }
-            tokio::time::sleep(TEND).await;
+            tokio::time::sleep(LOOK).await;
         }
         self.tally.odd(format!("not settled after {limit:?}: {standing:?} of {jobs}"));
     }

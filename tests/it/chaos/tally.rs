@@ -21,6 +21,8 @@ const OVERBOOKED: f64 = 0.8;
 #[derive(Debug, Clone)]
 pub struct Trouble {
     pub what: &'static str,
+    /// The worker's place that had it; `None`: all had.
+    pub of: Option<usize>,
     pub from_us: i64,
     pub to_us: i64,
 }
@@ -29,6 +31,8 @@ pub struct Trouble {
 pub struct Tally {
     counts: Mutex<BTreeMap<String, u64>>,
     troubles: Mutex<Vec<Trouble>>,
+    /// Where each process was at work.
+    places: Mutex<BTreeMap<u32, usize>>,
     odd: Mutex<Vec<String>>,
 }
 
@@ -42,9 +46,18 @@ impl Tally {
     }
 
     /// From then until now.
-    pub fn trouble(&self, what: &'static str, since: DateTime<Utc>) {
+    pub fn trouble(&self, what: &'static str, of: Option<usize>, since: DateTime<Utc>) {
         let (from_us, to_us) = (since.timestamp_micros(), clock::wall().timestamp_micros());
-        self.troubles.lock().unwrap().push(Trouble { what, from_us, to_us });
+        self.troubles.lock().unwrap().push(Trouble { what, of, from_us, to_us });
+    }
+
+    pub fn started(&self, pid: u32, place: usize) {
+        self.count("workers started");
+        self.places.lock().unwrap().insert(pid, place);
+    }
+
+    pub fn places(&self) -> BTreeMap<u32, usize> {
+        self.places.lock().unwrap().clone()
     }
 
     pub fn troubles(&self) -> Vec<Trouble> {
@@ -68,14 +81,14 @@ impl Tally {
             let (since, before) = (clock::wall(), clock::monotonic());
             tokio::time::sleep(BEAT).await;
             if before.elapsed() > BEAT + STALL {
-                self.trouble("a stall of the machine", since);
+                self.trouble("a stall of the machine", None, since);
             }
             if looked_at.elapsed() < LOOK {
                 continue;
             }
             let now_us = system_waited_us();
             if now_us.saturating_sub(waited_us) as f64 > OVERBOOKED * looked_at.elapsed().as_micros() as f64 {
-                self.trouble("a machine with too few processors", looked);
+                self.trouble("a machine with too few processors", None, looked);
             }
             (looked, looked_at, waited_us) = (clock::wall(), clock::monotonic(), now_us);
         }

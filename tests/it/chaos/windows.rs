@@ -2,8 +2,8 @@
 //!
 //! A call belongs to its slot: it arrives between the slot and the slack's end, or it is late. Nobody can hold a window
 //! against what is late: a process that is stopped between its last check and the write, or a network or a machine that
-//! holds a request up. So what is timely must hold every window; what is late must have a cause that the run has noted;
-//! and what windows would hold with it is told apart.
+//! holds a request up. So what is timely must hold every window; what is late must have a cause that the run has noted,
+//! of the worker that sent it; and what windows would hold with it is told apart.
 
 use std::collections::BTreeMap;
 
@@ -20,6 +20,8 @@ const SLACK_US: i64 = 100_000 + 5_000;
 #[derive(Debug)]
 pub struct Lateness {
     pub troubles: Vec<Trouble>,
+    /// Where each process was at work.
+    pub places: BTreeMap<u32, usize>,
     /// Of the database's clock, which dates the slots.
     pub offsets: Vec<Offset>,
 }
@@ -101,7 +103,10 @@ impl Lateness {
         let at_us = post.entry.at_us;
         let slot_us = attempt.map(|a| self.slot(a.slot_us, at_us));
         let late = slot_us.filter(|slot_us| at_us > slot_us + SLACK_US).map(|slot_us| {
-            let meanwhile = |t: &&Trouble| t.from_us <= at_us && slot_us <= t.to_us;
+            // Its own worker's, or everybody's.
+            let place = attempt.and_then(|a| self.places.get(&a.pid?.try_into().ok()?));
+            let its = |t: &Trouble| t.of.is_none() || t.of.as_ref() == place;
+            let meanwhile = |t: &&Trouble| t.from_us <= at_us && slot_us <= t.to_us && its(t);
             self.troubles.iter().find(meanwhile).map(|trouble| trouble.what)
         });
         Arrival {
@@ -186,7 +191,7 @@ mod tests {
             Offset { from_us: 10_000_000, ahead_us: 5_000_000 },
             Offset { from_us: 20_000_000, ahead_us: 0 },
         ];
-        let lateness = Lateness { troubles: Vec::new(), offsets };
+        let lateness = Lateness { troubles: Vec::new(), places: BTreeMap::new(), offsets };
         assert_eq!(lateness.slot(3_000_000, 3_050_000), 3_000_000);
         assert_eq!(lateness.slot(20_000_000, 15_050_000), 15_000_000);
         // Made before the step, sent after it.
