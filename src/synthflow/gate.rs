@@ -12,6 +12,7 @@ use std::pin::Pin;
 use std::sync::atomic::{AtomicU8, Ordering};
 use std::sync::{Arc, OnceLock};
 use std::task::{Context, Poll};
+use std::time::Duration;
 
 use bytes::Bytes;
 use futures_util::FutureExt;
@@ -36,12 +37,17 @@ pub struct Gate(Arc<State>);
 struct State {
     phase: AtomicU8,
     send_before: Instant,
+    /// The same by a clock that goes on while the machine is suspended.
+    awake_before: Duration,
     left_by: OnceLock<Instant>,
 }
 
 impl Gate {
     pub fn new(send_before: Instant) -> Self {
-        Self(Arc::new(State { phase: AtomicU8::new(OPEN), send_before, left_by: OnceLock::new() }))
+        let left = send_before.saturating_duration_since(clock::monotonic());
+        let awake_before = clock::uptime() + left;
+        let phase = AtomicU8::new(OPEN);
+        Self(Arc::new(State { phase, send_before, awake_before, left_by: OnceLock::new() }))
     }
 
     pub fn body(&self, bytes: Bytes) -> GatedBody {
@@ -60,7 +66,7 @@ impl Gate {
 
     /// Whether the deadline has passed.
     pub fn is_late(&self) -> bool {
-        clock::monotonic() >= self.0.send_before
+        clock::monotonic() >= self.0.send_before || clock::uptime() >= self.0.awake_before
     }
 
     fn pass(&self) -> Result<(), GateShut> {
