@@ -274,7 +274,7 @@ impl Consumer {
     /// Publishes the dead, insisting; gives those that may be acked. All of a batch or none: of messages under way together
     /// the broker's return may be put down to the wrong one.
     async fn bury(&self, dead: Vec<Settled>) -> Vec<Settled> {
-        let mut backoff = Backoff::new(Duration::from_millis(200), Duration::from_secs(5));
+        let mut backoff = Backoff::new(Duration::from_millis(200), Duration::from_secs(2));
         loop {
             let publishing = dead.iter().filter_map(|s| s.bury.as_ref()).map(|m| self.burier.publish(m));
             let failed = join_all(publishing).await.into_iter().find_map(Result::err);

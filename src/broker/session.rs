@@ -92,7 +92,7 @@ pub async fn supervise(
     stop: &CancellationToken,
     work: &impl Work,
 ) {
-    let mut backoff = Backoff::new(Duration::from_millis(200), Duration::from_secs(5));
+    let mut backoff = Backoff::new(Duration::from_millis(200), Duration::from_secs(2));
     let mut told = String::new();
     while !stop.is_cancelled() {
         state.send_replace(LinkState::Connecting);

@@ -265,7 +265,7 @@ impl<L: IntakeLedger, T: IntakeTerms> Intake<L, T> {
     where
         F: Future<Output = Result<R, LedgerError>>,
     {
-        let mut backoff = Backoff::new(Duration::from_millis(100), Duration::from_secs(5));
+        let mut backoff = Backoff::new(Duration::from_millis(100), Duration::from_secs(2));
         loop {
             // A stop waits for the answer: what is committed is to be acked, not to come again.
             let began = clock::monotonic();

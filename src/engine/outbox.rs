@@ -65,7 +65,7 @@ pub struct Pass {
 /// Publishes until `stop`, whenever the duty is ours.
 pub async fn run<D: Duties>(log: &impl EventLog, sink: &impl EventSink, duties: D, stop: &CancellationToken) {
     let mut duty = Duty::new(duties, "outbox", LEASE);
-    let mut backoff = Backoff::new(IDLE, Duration::from_secs(5));
+    let mut backoff = Backoff::new(IDLE, Duration::from_secs(2));
     let mut failing = false;
     while !stop.is_cancelled() {
         let wait = if !duty.is_ours().await {
