@@ -1,12 +1,13 @@
 # `make demo` and `make test` need nothing but git, make, curl, a C compiler and Rust; the rest is installed if missing.
 CARGO ?= cargo
 
-.PHONY: demo test crash chaos fuzz bench fmt lint check help
+.PHONY: demo test crash long chaos fuzz bench fmt lint check help
 
 help:
 	@echo 'make demo    the main job, start to end, on private servers'
 	@echo 'make test    every test, on private servers'
 	@echo 'make crash   the crash table, each row 200 times (CRASH_TIMES=n: n times)'
+	@echo 'make long    the long forms of single tests: webhooks, opt-outs, a whole campaign, stops under load'
 	@echo 'make chaos   everything goes wrong at once, for 10 minutes (SECONDS=n, RATE=jobs a second, SEED=n: that schedule again)'
 	@echo 'make fuzz    what comes from outside, as hostile as it may be (FUZZ_SECONDS=n for each of five targets: 60)'
 	@echo 'make bench   how fast it is beside the textbook pipeline, and where the time goes (JOBS=n, RUNS=n, JSON=file)'
@@ -29,6 +30,14 @@ CRASH_TIMES ?= 200
 crash:
 	@deploy/local/install.sh faketime
 	@OUTDIAL_CRASH_TIMES=$(CRASH_TIMES) deploy/local/with-tmp.sh $(CARGO) test --locked --test it crash::
+
+# The long forms of single tests, of which `make test` has the short ones: 20,000 calls whose webhooks go astray, ten million
+# opt-outs, a campaign of 5,000 to its end, 50 stops of each sort under load.
+LONG_TESTS = webhooks::whatever_becomes callees::of_many callees::a_campaign_with_retries stops::no_stop_of_many
+long:
+	@deploy/local/install.sh
+	@OUTDIAL_WEBHOOK_CALLS=20000 OUTDIAL_SUPPRESSIONS=10000000 OUTDIAL_CAMPAIGN_JOBS=5000 OUTDIAL_STOP_TRIES=150 \
+		RUST_TEST_THREADS=1 deploy/local/with-tmp.sh $(CARGO) test --locked --test it -- --nocapture $(LONG_TESTS)
 
 # The seed is drawn and printed where none is given; `make test` has a short run with a fixed one.
 SECONDS ?= 600

@@ -105,9 +105,12 @@ async fn of_many_suppressed_phones_none_is_called() {
     let import = ["suppress", "import", file.path().to_str().unwrap(), "--source", "many"];
     let began = outdial::clock::monotonic();
     let limit = LONG + Duration::from_micros(30 * n as u64);
-    let (status, told) = stage.start(&import, &[]).wait(limit).await;
+    let import = stage.start(&import, &[]);
+    let peak = tokio::spawn(peak_memory_kib(import.pid()));
+    let (status, told) = import.wait(limit).await;
     assert!(status.success() && told.contains(&format!("{n} phones, {n} new")), "{told}");
-    let took = began.elapsed();
+    let (took, peak_mib) = (began.elapsed(), peak.await.unwrap() / 1024);
+    assert!(peak_mib < 100, "{peak_mib} MiB: it grows with the file");
 
     let refused = n / 100;
     let all: Vec<Value> = (0..refused)
@@ -124,8 +127,23 @@ async fn of_many_suppressed_phones_none_is_called() {
     assert_eq!(posts.len(), refused / 10 + 1);
     let open: HashSet<String> = (0..refused / 10).map(phone).chain([phone(1_000)]).collect();
     assert!(posts.iter().all(|post| open.contains(post.phone.as_ref().unwrap())));
-    println!("suppressions: {n} imported in {took:.1?}; of a campaign with {refused} of them 0 called");
+    println!(
+        "suppressions: {n} imported in {took:.1?} with {peak_mib} MiB; of a campaign with {refused} of them 0 called"
+    );
     stage.stopped(worker).await;
+}
+
+/// The most that a process had in memory, until it is gone.
+async fn peak_memory_kib(pid: u32) -> u64 {
+    let mut most = 0;
+    while let Ok(status) = std::fs::read_to_string(format!("/proc/{pid}/status")) {
+        let peak = status
+            .lines()
+            .find_map(|line| line.strip_prefix("VmHWM:")?.split_whitespace().next()?.parse().ok());
+        most = peak.unwrap_or(0).max(most);
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+    most
 }
 
 #[tokio::test]
