@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """Writes the tables of this folder and the oracle of the phone tests from libphonenumber's data.
 
-    python3 -m venv VENV && VENV/bin/pip install phonenumbers==9.0.42 && VENV/bin/python src/core/data/generate.py
+    python3 -m venv VENV && VENV/bin/pip install phonenumbers==9.0.42 regex && VENV/bin/python src/core/data/generate.py
 
 Take the version whose metadata the crate `rlibphonenumber` carries, so that both speak of the same numbers.
 libphonenumber and the package `phonenumbers` are under the Apache License 2.0.
@@ -12,9 +12,10 @@ import random
 import sys
 
 import phonenumbers
-from phonenumbers import PhoneNumberType, geocoder, timezone
+import regex
+from phonenumbers import PhoneMetadata, PhoneNumberType, geocoder, timezone
 from phonenumbers.geodata import GEOCODE_DATA
-from phonenumbers.phonenumberutil import region_code_for_number
+from phonenumbers.phonenumberutil import is_number_type_geographical, region_code_for_number
 from phonenumbers.tzdata import TIMEZONE_DATA
 
 HERE = pathlib.Path(__file__).parent
@@ -130,23 +131,151 @@ def write_examples():
     write(TESTS / "phone_examples.csv", lines.values())
 
 
+CALLING_CODES = {str(code): regions for code, regions in phonenumbers.COUNTRY_CODE_TO_REGION_CODE.items()}
+CODES = range(200, 1000)
+# By the names of the metadata's descriptions. The types of a fixed line are of a place everywhere; mobile numbers in
+# a few countries, which `has_place` knows.
+KINDS = "fixed_line toll_free premium_rate shared_cost voip personal_number pager uan voicemail mobile".split()
+# How much a search looks at before it begins anew elsewhere, and how much the last does, which must come to an end.
+PATIENCE = [1_000] * 50 + [200_000]
+
+
+class Lost(Exception):
+    """A search has looked at too much for either of its answers to be believed."""
+
+
+def calling_code_of(prefix):
+    return next(prefix[:n] for n in (1, 2, 3) if prefix[:n] in CALLING_CODES)
+
+
+def patterns_of(code, kinds):
+    """What the metadata says of numbers behind a calling code: the pattern and the lengths, by type."""
+    for region in CALLING_CODES[code]:
+        metadata = (
+            PhoneMetadata.metadata_for_nongeo_region(int(code))
+            if region == "001"
+            else PhoneMetadata.metadata_for_region(region)
+        )
+        for kind in kinds:
+            description = getattr(metadata, kind)
+            # Where both look alike each number is of both types, and found as a fixed line already.
+            pattern = description and description.national_number_pattern
+            twin = kind == "mobile" and pattern == metadata.fixed_line.national_number_pattern
+            if pattern and not twin:
+                lengths = description.possible_length or metadata.general_desc.possible_length
+                yield regex.compile(pattern), set(lengths)
+
+
+def find(prefix, kinds=KINDS, fits=lambda number: True, leads=lambda digits: True):
+    """A valid number under the prefix that fits, or None: there is none. Of digits that don't lead on none is sought.
+
+    Every way to complete the prefix is tried, but where no number of the types begins so: None is a proof."""
+    for nth, looks_max in enumerate(PATIENCE):
+        try:
+            return search(prefix, kinds, fits, leads, random.Random(f"{prefix} {nth}"), looks_max)
+        except Lost:
+            pass
+    raise Lost(prefix)
+
+
+def search(prefix, kinds, fits, leads, dice, looks_max):
+    code, looks = calling_code_of(prefix), 0
+
+    def below(digits, pattern, lengths):
+        nonlocal looks
+        looks += 1
+        if looks > looks_max:
+            raise Lost
+        national = digits[len(code) :]
+        if not leads(digits) or not pattern.fullmatch(national, partial=True):
+            return None
+        if len(national) in lengths and pattern.fullmatch(national):
+            number = phonenumbers.parse("+" + digits)
+            whole = phonenumbers.format_number(number, phonenumbers.PhoneNumberFormat.E164) == "+" + digits
+            if whole and phonenumbers.is_valid_number(number) and fits(number):
+                return digits
+        if len(national) >= max(lengths):
+            return None
+        tries = (below(digits + digit, pattern, lengths) for digit in dice.sample("0123456789", 10))
+        return next(filter(None, tries), None)
+
+    tries = (below(prefix, pattern, lengths) for pattern, lengths in patterns_of(code, kinds))
+    return next(filter(None, tries), None)
+
+
+def longest(table, digits):
+    return next((digits[:n] for n in range(len(digits), 0, -1) if digits[:n] in table), None)
+
+
+def has_place(number):
+    return is_number_type_geographical(phonenumbers.number_type(number), number.country_code)
+
+
+def zones_row(number):
+    """The row of the table of time zones that speaks of a number: that of its calling code if it is of no place."""
+    code = str(number.country_code)
+    e164 = phonenumbers.format_number(number, phonenumbers.PhoneNumberFormat.E164)
+    return longest(TIMEZONE_DATA, e164[1:] if has_place(number) else code)
+
+
+def of_row(table, prefix):
+    """A valid number of a place, of which no longer row speaks than that of the prefix; else None."""
+    code = calling_code_of(prefix)
+    mobile = is_number_type_geographical(PhoneNumberType.MOBILE, int(code))
+    kinds = ["fixed_line", "mobile"] if mobile else ["fixed_line"]
+    return find(prefix, kinds, has_place, lambda digits: longest(table, digits) == prefix)
+
+
+def of_zones_row(prefix):
+    """A valid number of which that row of the time zones speaks; else None."""
+    found = of_row(TIMEZONE_DATA, prefix)
+    if not found and prefix == calling_code_of(prefix):
+        found = find(prefix, KINDS[1:], lambda number: not has_place(number))
+    return found
+
+
+def why_none(table, prefix):
+    """Why no row of the prefix ever speaks of a valid number."""
+    if not find(prefix):
+        return "no valid number begins so"
+    if not find(prefix, leads=lambda digits: longest(table, digits) == prefix):
+        return "every valid number that begins so has a longer row"
+    return "what has no longer row is of no place: the calling code's row speaks"
+
+
+def of_each_type(code):
+    """A valid number of each type under a North American code, without those that are too short to dial from abroad."""
+    found = {find(f"1{code}", [kind], lambda number: number.national_number >= 2 * 10**9) for kind in KINDS}
+    return sorted(filter(None, found))
+
+
+def line(kind, prefix, digits):
+    return f",{kind},{prefix},+{digits},{expected('+' + digits)}"
+
+
 def write_prefixes():
-    """A valid number under every prefix of both tables that has one."""
-    dice = random.Random(9042)
-    prefixes = set(TIMEZONE_DATA) | set(nanp_regions()) | {f"1{code}" for code in range(200, 1000)}
-    lines = []
-    for prefix in sorted(prefixes):
-        for _ in range(60):
-            length = dice.randint(9, 13) if not prefix.startswith("1") else 11
-            text = "+" + prefix + "".join(dice.choice("0123456789") for _ in range(length - len(prefix)))
-            try:
-                number = phonenumbers.parse(text)
-            except phonenumbers.NumberParseException:
+    """For every row of both tables a valid number of which it speaks. Rows that speak of none are listed with the
+    reason; what is valid and begins so is a line `UNDER` all the same. Then every North American code."""
+    lines, unreachable = [], []
+    states = nanp_regions()
+    for table, name, example in (
+        (TIMEZONE_DATA, "ZONES", of_zones_row),
+        (states, "STATE", lambda prefix: of_row(states, prefix)),
+    ):
+        for prefix in sorted(table):
+            if digits := example(prefix):
+                number = phonenumbers.parse("+" + digits)
+                speaks = zones_row(number) if name == "ZONES" else longest(table, digits)
+                if speaks != prefix:
+                    raise RuntimeError(f"{digits} was to be of the row {prefix}, and is of {speaks}")
+                lines.append(line(name, prefix, digits))
                 continue
-            if phonenumbers.is_valid_number(number):
-                lines.append(f",PREFIX,{prefix},{text},{expected(text)}")
-                break
+            unreachable.append(f"{name},{prefix},{why_none(table, prefix)}")
+            if digits := find(prefix):
+                lines.append(line("UNDER", prefix, digits))
+    lines += (line("CODE", f"1{code}", digits) for code in CODES for digits in of_each_type(code))
     write(TESTS / "phone_prefixes.csv", lines)
+    write(TESTS / "unreachable_prefixes.csv", unreachable)
 
 
 if __name__ == "__main__":
