@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Writes the tables of this folder and the oracle of the phone tests from libphonenumber's data.
+"""Writes the tables of this folder and the oracles of tests from libphonenumber's data.
 
     python3 -m venv VENV && VENV/bin/pip install phonenumbers==9.0.42 regex && VENV/bin/python src/core/data/generate.py
 
@@ -278,7 +278,25 @@ def write_prefixes():
     write(TESTS / "unreachable_prefixes.csv", unreachable)
 
 
+def write_codes():
+    """Every code of North America, once for each place and set of time zones that its numbers have: sought under every
+    row of both tables, and among numbers of every type."""
+    states = nanp_regions()
+    rows = {prefix for prefix in {*TIMEZONE_DATA, *states} if prefix.startswith("1")}
+    either, lines = {*TIMEZONE_DATA, *states}, []
+    for code in CODES:
+        under = sorted(row for row in rows if row.startswith(f"1{code}"))
+        found = [of_row(either, row) for row in under] + of_each_type(code)
+        said = {}
+        for digits in filter(None, found):
+            _, _, country, _, _, _, state, zones = expected("+" + digits).split(",")
+            said.setdefault(f"{code},{country},{state},{zones}", f"+{digits}")
+        lines += (f"{answer},{number}" for answer, number in sorted(said.items()))
+    write(TESTS / "nanp_codes.csv", lines)
+
+
 if __name__ == "__main__":
     write_tables()
     write_examples()
     write_prefixes()
+    write_codes()
