@@ -38,6 +38,8 @@ pub struct PlaceRule {
     pub url: Option<String>,
     /// By the callee's calendar; the last day is one of them.
     pub effective: (Option<NaiveDate>, Option<NaiveDate>),
+    /// It holds on these days alone.
+    only_on: Option<Arc<Calendar>>,
     /// Open in any of these. Empty: it says nothing of hours.
     hours: Vec<Window>,
     /// Closed on these days.
@@ -70,12 +72,15 @@ impl PlaceRule {
         open && !self.holidays.as_ref().is_some_and(|holidays| holidays.has(date))
     }
 
+    /// Of days in general: hours of some days alone leave the others to what holds elsewhere.
     fn says_hours(&self) -> bool {
-        !self.hours.is_empty()
+        !self.hours.is_empty() && self.only_on.is_none()
     }
 
     pub fn holds_on(&self, date: NaiveDate) -> bool {
-        self.effective.0.is_none_or(|from| date >= from) && self.effective.1.is_none_or(|until| date <= until)
+        self.effective.0.is_none_or(|from| date >= from)
+            && self.effective.1.is_none_or(|until| date <= until)
+            && self.only_on.as_ref().is_none_or(|days| days.has(date))
     }
 
     /// The seconds of the day at which it may open or close. A day begins and ends at midnight.
@@ -128,6 +133,8 @@ pub enum RuleError {
     Hours(#[from] WindowError),
     #[error("holidays: there is no list {0:?}")]
     Holidays(String),
+    #[error("only_on: there is no list {0:?}")]
+    OnlyOn(String),
     #[error("says neither hours nor holidays nor attempts")]
     Nothing,
     #[error("attempts must be at least 1 in at least 1 hour")]
@@ -154,6 +161,7 @@ struct Entry {
     url: Option<String>,
     effective_from: Option<NaiveDate>,
     effective_until: Option<NaiveDate>,
+    only_on: Option<String>,
     #[serde(default)]
     hours: Vec<EntryHours>,
     holidays: Option<String>,
@@ -265,10 +273,14 @@ impl Entry {
             let (from, to) = (LocalTime::parse(&entry.from)?, LocalTime::parse(&entry.to)?);
             hours.push(Window::new(entry.days.iter().copied(), from, to)?);
         }
+        let only_on = match &self.only_on {
+            Some(name) => Some(calendars.get(name).cloned().ok_or_else(|| RuleError::OnlyOn(name.clone()))?),
+            None => None,
+        };
         let effective = (self.effective_from, self.effective_until);
         let Self { place, source, url, holidays, attempts, confidence, automated_only, note, .. } = self;
         let said = CallingRule { place, source, url, effective, hours, holidays, attempts, note };
-        Ok(PlaceRule { confidence, automated_only, ..said.rule(calendars)? })
+        Ok(PlaceRule { confidence, automated_only, only_on, ..said.rule(calendars)? })
     }
 }
 
@@ -297,6 +309,7 @@ impl CallingRule {
             source: self.source.clone(),
             url: self.url.clone(),
             effective: self.effective,
+            only_on: None,
             hours: self.hours.clone(),
             holidays,
             attempts: self.attempts,

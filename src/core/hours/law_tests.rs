@@ -1,5 +1,4 @@
 use std::collections::BTreeSet;
-use std::ops::Range;
 
 use chrono::{DateTime, Datelike, TimeDelta, Timelike, Utc};
 use chrono_tz::Tz;
@@ -32,7 +31,8 @@ fn the_rules_that_ship_can_be_read_and_name_their_sources() {
     assert!(!law.elsewhere.is_empty(), "no place is without hours");
 }
 
-/// Open hours of each day, Monday 2026-11-16 to Sunday: of weekdays, of Saturday, of Sunday. `-`: closed.
+/// Open hours of each day, Monday 2026-11-16 to Sunday: of weekdays, of Saturday, of Sunday. `-`: closed; two pairs:
+/// with a break.
 const HOURS: &[(&str, &str, &str, &str)] = &[
     ("*", "09:00 20:00", "10:00 18:00", "-"),
     ("US", "08:00 21:00", "08:00 21:00", "08:00 21:00"),
@@ -72,7 +72,11 @@ const HOURS: &[(&str, &str, &str, &str)] = &[
     ("CA-BC", "09:00 21:30", "10:00 18:00", "10:00 18:00"),
     ("CA-ON", "09:00 21:30", "10:00 18:00", "10:00 18:00"),
     ("AU", "09:00 20:00", "09:00 17:00", "-"),
+    ("FR", "10:00 13:00 14:00 20:00", "-", "-"),
     ("GB", "08:00 21:00", "09:00 21:00", "-"),
+    ("IT", "09:00 20:00", "10:00 19:00", "-"),
+    ("NL", "09:00 22:00", "10:00 16:00", "-"),
+    ("PT", "09:00 22:00", "-", "-"),
     ("ES", "09:00 21:00", "-", "-"),
     ("NO", "09:00 21:00", "-", "-"),
     ("ZA", "08:00 20:00", "09:00 13:00", "-"),
@@ -84,78 +88,191 @@ fn minute_of(time: &str) -> usize {
     hours.parse::<usize>().unwrap() * 60 + minutes.parse::<usize>().unwrap()
 }
 
-/// The minutes of a day that are open.
-fn minutes_of(hours: &str) -> Range<usize> {
-    hours.split_once(' ').map_or(0..0, |(from, to)| minute_of(from)..minute_of(to))
+/// Whether a day's hours, as the tables have them, hold a minute of it.
+fn holds(hours: &str, minute: usize) -> bool {
+    let times: Vec<&str> = hours.split(' ').filter(|time| *time != "-").collect();
+    times.chunks(2).any(|span| (minute_of(span[0])..minute_of(span[1])).contains(&minute))
+}
+
+fn line_of(place: &str) -> [&'static str; 3] {
+    let line = HOURS.iter().find(|(of, ..)| *of == place);
+    assert!(line.is_some(), "{place} has no line");
+    let (_, weekdays, saturday, sunday) = line.unwrap();
+    [weekdays, saturday, sunday]
+}
+
+/// Which of the three hours of a line are a day's.
+fn kind_of_day(day: Weekday) -> usize {
+    day.num_days_from_monday().saturating_sub(4) as usize
+}
+
+/// Minute by minute.
+fn assert_day(law: &Law, place: &str, date: &str, hours: &str) {
+    for minute in 0..24 * 60 {
+        let local = format!("{date} {:02}:{:02}", minute / 60, minute % 60);
+        assert_eq!(open(law, place, &local), holds(hours, minute), "{place} {local}");
+    }
 }
 
 #[test]
 fn each_place_has_the_hours_that_its_law_names() {
     let law = built_in();
-    for (place, weekdays, saturday, sunday) in HOURS {
-        let week = [weekdays, weekdays, weekdays, weekdays, weekdays, saturday, sunday];
-        for (day, hours) in (16..).zip(week) {
-            for minute in 0..24 * 60 {
-                let local = format!("2026-11-{day} {:02}:{:02}", minute / 60, minute % 60);
-                assert_eq!(open(&law, place, &local), minutes_of(hours).contains(&minute), "{place} {local}");
-            }
+    for (place, ..) in HOURS {
+        for date in 16..=22 {
+            let day = NaiveDate::from_ymd_opt(2026, 11, date).unwrap();
+            assert_day(&law, place, &day.to_string(), line_of(place)[kind_of_day(day.weekday())]);
         }
     }
 }
 
-/// The table above forgets none of the rules that ship, but those that have tests of their own.
+/// The days of 2027 that are closed in a place, beside the weekdays that always are.
+const CLOSED_2027: &[(&str, &str)] = &[
+    (
+        "US-AL",
+        "01-01 01-18 02-09 02-15 04-26 05-31 06-07 06-18 06-19 07-05 09-06 10-11 11-11 11-25 12-24 12-25 12-31",
+    ),
+    (
+        "US-LA",
+        "01-01 01-18 02-09 02-15 03-26 05-31 06-18 06-19 07-05 09-06 10-11 11-11 11-25 11-26 12-24 12-25 12-31",
+    ),
+    (
+        "US-PA",
+        "01-01 01-18 02-15 03-26 05-31 06-14 06-18 06-19 07-05 09-06 10-11 11-02 11-11 11-25 12-24 12-25 12-31",
+    ),
+    (
+        "US-RI",
+        "01-01 01-18 02-15 05-31 06-18 06-19 07-05 08-09 09-06 10-11 11-02 11-11 11-25 12-24 12-25 12-31",
+    ),
+    (
+        "US-UT",
+        "01-01 01-18 02-15 05-31 06-18 06-19 07-05 07-23 07-24 09-06 10-11 11-11 11-25 12-24 12-25 12-31",
+    ),
+    ("AU", "01-01 01-26 03-26 03-29 04-26 12-25 12-27 12-28"),
+    ("CA-BC", "01-01 02-15 03-26 05-24 07-01 08-02 09-06 09-30 10-11 11-11 12-25 12-27"),
+    ("ES", "01-01 01-06 03-26 10-12 11-01 12-06 12-08"),
+    ("FR", "01-01 03-29 05-06 05-17 07-14 11-01 11-11"),
+    ("GB", "01-01 01-02 01-04 03-17 03-26 03-29 05-03 05-31 07-12 08-02 08-30 11-30 12-25 12-27 12-28"),
+    ("IT", "01-01 01-06 03-29 05-01 06-02 10-04 11-01 12-08 12-25"),
+    ("NL", "01-01 03-26 03-29 04-27 05-04 05-05 05-06 05-17 12-25"),
+    ("NO", "01-01 03-25 03-26 03-29 05-06 05-17"),
+    ("PT", "01-01 02-09 03-26 05-27 06-10 10-05 11-01 12-01 12-08"),
+    ("ZA", "01-01 03-22 03-26 03-29 04-27 05-01 05-03 06-16 08-09 09-24 12-16 12-25 12-27 12-28"),
+];
+
 #[test]
-fn each_place_that_has_rules_is_tested() {
-    let tested: Vec<&str> = HOURS.iter().map(|(place, ..)| *place).collect();
-    for place in built_in().by_place.keys() {
-        let place = place.as_str();
-        let apart = ["FR", "IT", "NL", "PT"];
-        assert!(tested.contains(&place) || apart.contains(&place), "{place}");
+fn holidays_are_closed_all_day_and_no_other_day_is() {
+    let law = built_in();
+    for (place, closed) in CLOSED_2027 {
+        let closed: Vec<&str> = closed.split(' ').collect();
+        let new_year = NaiveDate::from_ymd_opt(2027, 1, 1).unwrap();
+        for date in new_year.iter_days().take(365) {
+            let opens = (0..48).any(|half_hour| {
+                open(&law, place, &format!("{date} {:02}:{:02}", half_hour / 2, half_hour % 2 * 30))
+            });
+            let listed = closed.contains(&&date.to_string()[5..]);
+            let is_open = line_of(place)[kind_of_day(date.weekday())] != "-" && !listed;
+            assert_eq!(opens, is_open, "{place} {date}");
+        }
     }
 }
 
+/// Those of 2027 that a closed weekend hides, in a year in which they are weekdays.
 #[test]
-fn france_has_a_break_at_noon() {
+fn holidays_that_fell_on_weekends_are_closed_too() {
     let law = built_in();
-    let times = ["09:59", "10:00", "12:59", "13:00", "13:59", "14:00", "19:59", "20:00"];
-    let open = times.map(|time| open(&law, "FR", &format!("2026-11-16 {time}")));
-    assert_eq!(open, [false, true, true, false, false, true, true, false]);
-}
-
-#[test]
-fn holidays_are_closed_where_the_law_says_so() {
-    let law = built_in();
-    for (place, day, is_open) in [
-        ("US-TX", "2026-12-25", true),
-        ("US-UT", "2026-12-25", false),
-        ("US-UT", "2026-07-24", false),
-        // Independence Day is a Saturday.
-        ("US-UT", "2026-07-03", false),
-        ("US-RI", "2026-08-10", false),
-        ("US-LA", "2026-02-17", false),
-        ("US-LA", "2026-02-18", true),
-        ("US-AL", "2026-04-27", false),
-        ("US-PA", "2026-04-03", false),
-        ("FR", "2026-05-14", false),
-        ("IT", "2026-06-02", false),
-        ("NL", "2026-04-27", false),
-        ("GB", "2026-12-28", false),
-        ("GB", "2026-12-29", true),
-        ("CA", "2026-12-25", true),
-        ("CA-BC", "2026-05-18", false),
+    for (place, days) in [
+        ("ES", "05-01 08-15 12-25"),
+        ("FR", "05-01 05-08 08-15 12-25"),
+        ("IT", "04-25 08-15 12-26"),
+        ("NL", "12-26"),
+        ("NO", "05-01 12-25 12-26"),
+        ("PT", "04-25 05-01 08-15 12-25"),
     ] {
-        assert_eq!(open(&law, place, &format!("{day} 12:00")), is_open, "{place} {day}");
+        for day in days.split(' ') {
+            assert_day(&law, place, &format!("2030-{day}"), "-");
+        }
     }
 }
+
+/// Days that the law neither closes nor leaves as they are, and one beside them.
+const DAYS_APART: &[(&str, &str, &str)] = &[
+    ("US-NE", "2026-04-24", "13:00 21:00"),
+    // Independence Day is a Saturday.
+    ("US-NE", "2026-07-03", "13:00 21:00"),
+    ("US-NE", "2026-07-04", "13:00 21:00"),
+    ("US-NE", "2026-11-25", "08:00 21:00"),
+    ("US-NE", "2026-11-26", "13:00 21:00"),
+    ("US-NE", "2026-11-27", "13:00 21:00"),
+    ("US-NE", "2029-11-23", "13:00 21:00"),
+    ("US-NE", "2029-11-30", "08:00 21:00"),
+    ("US-NE", "2026-12-25", "13:00 21:00"),
+    ("IT", "2026-04-24", "10:00 19:00"),
+    ("IT", "2026-04-30", "10:00 19:00"),
+    ("IT", "2026-06-01", "10:00 19:00"),
+    ("IT", "2026-08-14", "10:00 19:00"),
+    ("IT", "2026-10-30", "09:00 20:00"),
+    ("IT", "2026-12-07", "10:00 19:00"),
+    ("IT", "2026-12-23", "09:00 20:00"),
+    ("IT", "2026-12-24", "10:00 19:00"),
+    ("IT", "2026-12-31", "10:00 19:00"),
+    ("IT", "2027-01-05", "10:00 19:00"),
+    ("IT", "2029-10-03", "10:00 19:00"),
+    ("IT", "2029-10-31", "10:00 19:00"),
+    ("NL", "2026-12-04", "09:00 22:00"),
+    ("NL", "2026-12-05", "10:00 16:00"),
+    ("NL", "2026-12-24", "09:00 18:30"),
+    ("NL", "2028-12-05", "09:00 18:30"),
+    // Places whose law knows no holidays.
+    ("CA", "2026-12-25", "09:00 21:30"),
+    ("US-TX", "2026-12-25", "09:00 21:00"),
+];
+
+#[test]
+fn days_with_hours_of_their_own_have_them() {
+    let law = built_in();
+    for (place, date, hours) in DAYS_APART {
+        assert_day(&law, place, date, hours);
+    }
+}
+
+/// When a rule was not yet felt, and when it was.
+const EFFECTIVE: &[(&str, &str, &str)] = &[
+    ("AU", "2017-03-28 08:30", "2017-03-29 08:30"),
+    ("FR", "2023-02-28 09:30", "2023-03-01 09:30"),
+    ("IT", "2024-09-27 09:30", "2024-09-28 09:30"),
+    ("IT", "2024-08-14 19:30", "2024-12-24 19:30"),
+    ("NO", "2009-05-29 08:30", "2009-06-01 08:30"),
+    ("US-CT", "2023-09-30 20:30", "2023-10-01 20:30"),
+    ("US-FL", "2021-06-30 20:30", "2021-07-01 20:30"),
+    ("US-MD", "2023-12-31 20:30", "2024-01-01 20:30"),
+    ("US-OK", "2022-10-31 20:30", "2022-11-01 20:30"),
+    ("US-OR", "2025-12-31 20:30", "2026-01-01 20:30"),
+    // Its first text is felt on holidays alone: Thanksgiving before it, Christmas after.
+    ("US-PA", "2019-11-28 12:00", "2019-12-25 12:00"),
+    // A Sunday, and the next one.
+    ("US-PA", "2026-10-11 12:00", "2026-10-18 12:00"),
+    ("US-WA", "2022-06-08 20:30", "2022-06-09 20:30"),
+];
 
 #[test]
 fn a_rule_holds_from_its_first_day() {
     let law = built_in();
-    assert!(open(&law, "US-OR", "2025-12-31 20:30"));
-    assert!(!open(&law, "US-OR", "2026-01-01 20:30"));
-    assert!(open(&law, "US-PA", "2026-10-11 12:00"), "a Sunday");
-    assert!(!open(&law, "US-PA", "2026-10-18 12:00"), "the next one");
+    for (place, before, after) in EFFECTIVE {
+        assert!(open(&law, place, before), "{place} {before}");
+        assert!(!open(&law, place, after), "{place} {after}");
+    }
 }
+
+/// Calls in so many hours.
+const CAPS: &[(&str, u32, u32)] = &[
+    ("CA-BC", 1, 720),
+    ("FR", 4, 720),
+    ("US-FL", 3, 24),
+    ("US-MD", 3, 24),
+    ("US-ME", 1, 8),
+    ("US-OK", 3, 24),
+    ("US-OR", 3, 24),
+];
 
 #[test]
 fn caps_are_told() {
@@ -163,11 +280,36 @@ fn caps_are_told() {
     let caps = |place: &str| -> Vec<Attempts> {
         law.of_place(Some(place.parse().unwrap()), None).iter().filter_map(|rule| rule.attempts).collect()
     };
-    for place in ["US-FL", "US-OK", "US-MD", "US-OR"] {
-        assert_eq!(caps(place), [Attempts { calls: 3, hours: 24 }], "{place}");
+    for (place, calls, hours) in CAPS {
+        assert_eq!(caps(place), [Attempts { calls: *calls, hours: *hours }], "{place}");
     }
-    assert_eq!(caps("FR"), [Attempts { calls: 4, hours: 720 }]);
     assert_eq!(caps("US-NY"), []);
+}
+
+/// The tables above forget nothing that a rule says.
+#[test]
+fn each_place_that_has_rules_is_tested() {
+    for rule in built_in().rules() {
+        let place = rule.place.map_or(ELSEWHERE.to_owned(), |place| place.to_string());
+        assert!(HOURS.iter().any(|(of, ..)| *of == place), "hours of {place}");
+        if rule.holidays.is_some() {
+            assert!(CLOSED_2027.iter().any(|(of, _)| *of == place), "holidays of {place}");
+        }
+        if rule.only_on.is_some() {
+            assert!(DAYS_APART.iter().any(|(of, ..)| *of == place), "days of {place}");
+        }
+        if rule.attempts.is_some() {
+            assert!(CAPS.iter().any(|(of, ..)| *of == place), "cap of {place}");
+        }
+        assert_eq!(rule.effective.1, None, "{place}: that a rule ends isn't tested");
+        if let Some(from) = rule.effective.0 {
+            let first = from.to_string();
+            let between = |(of, before, after): &(&str, &str, &str)| {
+                *of == place && before[..10] < *first.as_str() && first.as_str() <= &after[..10]
+            };
+            assert!(EFFECTIVE.iter().any(between), "{place} from {from}");
+        }
+    }
 }
 
 /// Places of North America without hours of their own, and the line of the table above that is theirs.
@@ -199,26 +341,22 @@ const OF_NO_PLACE: &[(&str, &str)] = &[
 ];
 
 /// What the law allows there: on weekdays, Saturday, Sunday.
-fn lawful(place: &str) -> [Range<usize>; 3] {
+fn lawful(place: &str) -> [&'static str; 3] {
     let named = AS_IN.iter().find(|(_, places)| places.split(' ').any(|other| other == place));
-    let place = named.map_or(place, |(line, _)| line);
-    let line = HOURS.iter().find(|(of, ..)| *of == place);
-    assert!(line.is_some(), "{place} has no line");
-    let (_, weekdays, saturday, sunday) = line.unwrap();
-    [weekdays, saturday, sunday].map(|hours| minutes_of(hours))
+    line_of(named.map_or(place, |(line, _)| line))
 }
 
 /// Through a week, each half hour and the second before it: open in each zone while the clock on its wall shows lawful
 /// hours, and for a number that may be in several while all do.
-fn assert_lawful_week(from: &str, hours: &Hours, zones: &[Tz], lawful: &[Range<usize>; 3], told: &str) {
+fn assert_lawful_week(from: &str, hours: &Hours, zones: &[Tz], lawful: [&str; 3], told: &str) {
     let from: DateTime<Utc> = from.parse().unwrap();
     for half_hour in 0..7 * 48 {
         let sharp = from + TimeDelta::minutes(30 * half_hour);
         for now in [sharp - TimeDelta::seconds(1), sharp] {
             let may = |zone: &Tz| {
                 let local = now.with_timezone(zone);
-                let day = local.weekday().num_days_from_monday().saturating_sub(4) as usize;
-                lawful[day].contains(&((local.hour() * 60 + local.minute()) as usize))
+                let minute = (local.hour() * 60 + local.minute()) as usize;
+                holds(lawful[kind_of_day(local.weekday())], minute)
             };
             for zone in zones {
                 assert_eq!(hours.is_open(*zone, now), may(zone), "{told}: at {now} in {zone}");
@@ -230,8 +368,8 @@ fn assert_lawful_week(from: &str, hours: &Hours, zones: &[Tz], lawful: &[Range<u
 }
 
 /// Every area code of the North American plan, with each place and set of time zones that its numbers have: what
-/// libphonenumber says is in tests/data, what the law allows in the tables above. The weeks are those around the changes
-/// of clocks, and have no holiday.
+/// libphonenumber says is in tests/data, what the law allows in the tables above. The weeks are those around the
+/// changes of clocks, and have no holiday.
 #[test]
 fn every_area_code_of_north_america_has_its_place_its_zones_and_its_hours() {
     let law = built_in();
@@ -254,7 +392,7 @@ fn every_area_code_of_north_america_has_its_place_its_zones_and_its_hours() {
             assert_eq!(hours.judge(&found, now), HoursVerdict::Closed { opens_at: None }, "{line}");
         } else if judged.insert((region, zones)) {
             for week in ["2027-03-10T12:00:00Z", "2027-11-03T12:00:00Z"] {
-                assert_lawful_week(week, &hours, &found, &lawful(region), line);
+                assert_lawful_week(week, &hours, &found, lawful(region), line);
             }
         }
     }
@@ -278,6 +416,7 @@ fn what_is_wrong_with_a_file_is_told_with_its_place() {
     for (more, told) in [
         (String::new(), "rule 1 (US-CA): says neither hours nor holidays nor attempts"),
         ("holidays = \"XX\"".to_owned(), "rule 1 (US-CA): holidays: there is no list \"XX\""),
+        (format!("only_on = \"XX\"\n{one_hour}"), "rule 1 (US-CA): only_on: there is no list \"XX\""),
         (one_hour.replace("= 1,", "= 0,"), "rule 1 (US-CA): attempts must be at least 1"),
         (
             "hours = [{ days = [\"mon\"], from = \"9\", to = \"10:00\" }]".to_owned(),
