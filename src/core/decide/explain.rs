@@ -55,6 +55,8 @@ words!(
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct Explanation {
     pub routing_version: RoutingVersion,
+    /// The version of the legal hours and caps that ship; null where the routing asks for none.
+    pub calling_rules_version: Option<String>,
     pub campaign_id: CampaignId,
     pub model_id: Option<ModelId>,
     pub account: Option<AccountName>,
@@ -132,6 +134,7 @@ pub fn explain(question: &Question) -> Explanation {
     let model = class.model.clone().or_else(|| campaign?.model_id.clone());
     let mut said = Explanation {
         routing_version: world.version,
+        calling_rules_version: world.rules.law().map(|law| law.version.clone()),
         campaign_id: class.campaign.clone(),
         account: model.as_ref().map(|model| world.rules.account(model).clone()),
         model_id: model,

@@ -10,7 +10,7 @@ use super::explain::{CandidateSaid, Did, ExcludedSaid, Explanation, Outcome, Rul
 impl fmt::Display for Explanation {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let or_none = |text: Option<String>| text.unwrap_or_else(|| "none".to_owned());
-        writeln!(
+        write!(
             f,
             "campaign {}, agent {}, account {}, brand {}, callee in {}; routing version {}",
             self.campaign_id,
@@ -20,6 +20,10 @@ impl fmt::Display for Explanation {
             self.region.map_or("an unknown region".to_owned(), |region| region.to_string()),
             self.routing_version.0,
         )?;
+        match &self.calling_rules_version {
+            Some(version) => writeln!(f, ", calling rules {version}")?,
+            None => writeln!(f)?,
+        }
         self.fmt_outcome(f)?;
         self.rules.iter().try_for_each(|rule| rule.fmt(f))
     }

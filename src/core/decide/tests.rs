@@ -474,6 +474,20 @@ name = 'last'
     }
 
     #[test]
+    fn the_law_that_was_asked_is_told_with_its_version() {
+        let w = world(&format!("[defaults]\ncalling_rules = 'standard'\n{RULES}"), &[SF, LA]);
+        let law = w.rules.law().unwrap().version.clone();
+        assert!(law.starts_with("20"), "{law}");
+        let said = asked(&w, noon(), None);
+        assert_eq!(said.calling_rules_version.as_ref(), Some(&law));
+        let first = said.to_string().lines().next().map(str::to_owned).unwrap();
+        assert!(first.ends_with(&format!("; routing version 1, calling rules {law}")), "{first}");
+        let json = serde_json::to_value(&said).unwrap();
+        assert_eq!(json["calling_rules_version"], serde_json::json!(law));
+        assert_eq!(asked(&world(RULES, &[SF, LA]), noon(), None).calling_rules_version, None);
+    }
+
+    #[test]
     fn what_holds_a_job_before_any_rule_is_told() {
         let mut w = world(RULES, &[SF]);
         w.kill_switch = true;
