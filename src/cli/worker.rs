@@ -166,7 +166,7 @@ impl Running {
 
         let pool = connect(config, Purpose::Steps, store::PATIENCE_AT_START).await?;
         demand_schema(&pool, store::PATIENCE_AT_START).await?;
-        api.open(pool.clone());
+        api.open(pool.clone(), config.events);
         let target = broker::Target::parse(config.amqp.url()?)?;
         broker::prepare(&target, config.amqp.declare, store::PATIENCE_AT_START).await?;
 

@@ -4,7 +4,7 @@ use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use axum::body::Bytes;
-use axum::extract::{Request, State};
+use axum::extract::{Path, Request, State};
 use axum::http::{HeaderMap, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use axum::routing::post;
@@ -16,8 +16,10 @@ use serde_json::json;
 use sha2::{Digest, Sha256};
 use tokio::sync::{Semaphore, SemaphorePermit};
 
-use crate::core::ids::{Brand, CampaignId};
+use crate::core::events::EventTypes;
+use crate::core::ids::{Brand, CampaignId, JobId};
 use crate::core::suppression::{Prefix, Scope, Suppressed, listed_phone};
+use crate::store::stops::{self, Cancelled};
 use crate::store::{Pool, suppressions};
 
 const BODY_BYTES_MAX: usize = 16 << 10;
@@ -29,12 +31,18 @@ const SOURCE_CHARS_MAX: usize = 200;
 
 /// The API, once the worker has its database.
 #[derive(Debug, Clone, Default)]
-pub struct Api(Arc<OnceLock<Pool>>);
+pub struct Api(Arc<OnceLock<Ledger>>);
+
+#[derive(Debug, Clone)]
+struct Ledger {
+    pool: Pool,
+    events: EventTypes,
+}
 
 impl Api {
     /// From here on it answers; once.
-    pub fn open(&self, pool: Pool) {
-        drop(self.0.set(pool));
+    pub fn open(&self, pool: Pool, events: EventTypes) {
+        drop(self.0.set(Ledger { pool, events }));
     }
 }
 
@@ -47,11 +55,10 @@ struct Parts {
 }
 
 pub(super) fn router(api: Api, token: Option<SecretString>) -> Router {
-    Router::new().route("/api/v1/suppressions", post(suppress)).with_state(Parts {
-        api,
-        token,
-        turns: Arc::new(Semaphore::new(AT_ONCE)),
-    })
+    Router::new()
+        .route("/api/v1/suppressions", post(suppress))
+        .route("/api/v1/jobs/{job_id}/cancel", post(cancel))
+        .with_state(Parts { api, token, turns: Arc::new(Semaphore::new(AT_ONCE)) })
 }
 
 /// Why a request was not done.
@@ -84,7 +91,7 @@ impl IntoResponse for Problem {
 }
 
 /// Whoever has no token may do nothing, also where none is set.
-fn admit(parts: &Parts, headers: &HeaderMap) -> Result<Pool, Problem> {
+fn admit(parts: &Parts, headers: &HeaderMap) -> Result<Ledger, Problem> {
     let Some(token) = &parts.token else {
         return Err(Problem::new(
             StatusCode::UNAUTHORIZED,
@@ -183,7 +190,7 @@ fn fault_of(error: &serde_json::Error) -> String {
 
 /// 201 where it is new, 200 where it stood there already; either way it holds once this is answered.
 async fn suppress(State(parts): State<Parts>, request: Request) -> Result<Response, Problem> {
-    let pool = admit(&parts, request.headers())?;
+    let Ledger { pool, .. } = admit(&parts, request.headers())?;
     let (_turn, body) = read(&parts, request).await?;
     let bad = |why: String| Problem::new(StatusCode::BAD_REQUEST, why);
     let asked: Suppress = serde_json::from_slice(&body).map_err(|error| bad(fault_of(&error)))?;
@@ -194,4 +201,32 @@ async fn suppress(State(parts): State<Parts>, request: Request) -> Result<Respon
     })?;
     let status = if added { StatusCode::CREATED } else { StatusCode::OK };
     Ok((status, Json(json!({ "added": added }))).into_response())
+}
+
+/// 200 once it is canceled, also where it was before; 409 where it can't be any more, with its state.
+async fn cancel(
+    State(parts): State<Parts>,
+    Path(job): Path<String>,
+    request: Request,
+) -> Result<Response, Problem> {
+    let Ledger { pool, events } = admit(&parts, request.headers())?;
+    let _turn = read(&parts, request).await?;
+    let job = JobId::parse(&job)
+        .map_err(|why| Problem::new(StatusCode::BAD_REQUEST, format!("the job id {why}")))?;
+    let canceled = stops::cancel_job(&pool, &job, events).await.map_err(|error| {
+        tracing::warn!(%error, "api.cancel.failed");
+        Problem::new(StatusCode::SERVICE_UNAVAILABLE, "the database did not take it; try again")
+    })?;
+    match canceled {
+        Cancelled::TooLate(state) if state != "canceled" => {
+            Err(Problem::new(StatusCode::CONFLICT, format!("it can't be canceled any more: it is {state}")))
+        }
+        Cancelled::Done | Cancelled::TooLate(_) => {
+            Ok(Json(json!({ "job_id": job.as_str(), "state": "canceled" })).into_response())
+        }
+        Cancelled::NoSuchJob => Err(Problem::new(
+            StatusCode::NOT_FOUND,
+            "there is no such job; it may not be consumed yet, or be dead-lettered",
+        )),
+    }
 }

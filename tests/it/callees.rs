@@ -634,7 +634,7 @@ async fn due_tomorrow(stage: &Stage, id: &str) {
 }
 
 /// Where a worker serves HTTP.
-fn serving(worker: &Outdial) -> String {
+pub fn serving(worker: &Outdial) -> String {
     let line: Value = serde_json::from_str(&worker.printed("serving health and metrics").unwrap()).unwrap();
     line["http.listen"].as_str().unwrap().to_owned()
 }

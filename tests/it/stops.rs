@@ -12,8 +12,9 @@ use lapin::{BasicProperties, Connection, ConnectionProperties};
 use serde_json::{Value, json};
 use sqlx::AssertSqlSafe;
 
-use crate::support::{busy, eventually};
+use crate::callees::serving;
 use crate::support::stage::{ANY_NUMBER, Stage, job, jobs, numbers, sandbox_config};
+use crate::support::{busy, eventually};
 
 const SOON: Duration = Duration::from_secs(60);
 const LONG: Duration = Duration::from_secs(180);
@@ -262,17 +263,26 @@ async fn a_number_that_rests_is_not_called_from_until_it_is_active_again() {
 }
 
 #[tokio::test]
-async fn single_jobs_are_canceled_by_command_and_by_message_while_others_go() {
+async fn single_jobs_are_canceled_by_command_api_and_message_while_others_go() {
     let stage = stage("[[campaign]]\nid = \"slow\"\nlimits = { per_second = 5 }").await;
-    let worker = stage.worker(&[]).await;
+    let worker = stage.worker(&[("OUTDIAL_API_TOKEN", "a-long-enough-token")]).await;
     let (slow, many) = (jobs("slow", 60), more("many", 300));
     stage.publish(&slow).await;
     stage.publish(&many).await;
     let slow_began = || posted_phones(&stage).contains(slow[0]["phone"].as_str().unwrap());
     eventually(SOON, async || slow_began().then_some(())).await;
     stage.run(&["job", "cancel", "slow-59"]).await;
+    let address = serving(&worker);
+    let cancel = async |token: &str, job: &str| {
+        let headers = format!("authorization: Bearer {token}\r\n");
+        crate::webhooks::post(&address, &format!("/api/v1/jobs/{job}/cancel"), &headers, b"").await
+    };
+    assert_eq!(cancel("another-long-token", "slow-58").await, 401);
+    for (job, answer) in [("slow-58", 200), ("slow-58", 200), ("nobody", 404), ("slow-0", 409)] {
+        assert_eq!(cancel("a-long-enough-token", job).await, answer, "{job}");
+    }
     // Some of them are past canceling already: those are rung.
-    cancel_by_message(&stage, slow[..59].iter().rev()).await;
+    cancel_by_message(&stage, slow[..58].iter().rev()).await;
 
     let over = "select count(*) from reporting.jobs where state in ('done', 'canceled')";
     eventually(LONG, async || (stage.count(over).await == 360).then_some(())).await;
@@ -286,11 +296,9 @@ async fn single_jobs_are_canceled_by_command_and_by_message_while_others_go() {
     assert!(canceled.iter().all(|phone| !rung.contains(phone)), "a canceled job was rung");
     assert_eq!(rung.len() + canceled.len(), 360);
     assert_eq!(stage.posts().len(), rung.len(), "nobody is rung twice");
-    let state: String = sqlx::query_scalar("select state from reporting.jobs where job_id = 'slow-59'")
-        .fetch_one(&stage.db)
-        .await
-        .unwrap();
-    assert_eq!(state, "canceled");
+    let both =
+        "select count(*) from reporting.jobs where job_id in ('slow-58', 'slow-59') and state = 'canceled'";
+    assert_eq!(stage.count(both).await, 2);
     stage.nothing_held().await;
     stage.stopped(worker).await;
 }
