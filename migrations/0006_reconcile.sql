@@ -190,9 +190,13 @@ begin
         where l.thing_no = f.thing_no
     ), told as (
         insert into outdial.outbox (type, subject, sequence, data, traceparent)
-        select e.type, job_id, event_seq,
-               jsonb_strip_nulls(jsonb_build_object('job_id', job_id, 'campaign_id', campaign_id, 'reason', reason, 'metadata', metadata)), traceparent
-        from jobs cross join lateral (select case state when 'waiting' then 'job.waiting' when 'done' then 'job.done' end) e(type)
+        -- That a person is asked is the last that is told of an unknown attempt.
+        select e.type, j.job_id, j.event_seq,
+               jsonb_strip_nulls(jsonb_build_object('job_id', j.job_id, 'campaign_id', j.campaign_id, 'reason', j.reason, 'metadata', j.metadata)
+                   || case j.state when 'review' then jsonb_build_object('state', 'review', 'attempt_no', m.attempt_no, 'attempt_id', m.attempt_id,
+                                                                         'from_phone_number', m.number) else '{}' end), j.traceparent
+        from jobs j join mine m using (job_no)
+        cross join lateral (select case j.state when 'waiting' then 'job.waiting' when 'done' then 'job.done' when 'review' then 'call.unknown' end) e(type)
         where e.type is not null and outdial.wants(p_events, e.type) order by job_no
     )
     select count(*) into v_n from mine;
