@@ -33,10 +33,13 @@ use run::run;
 /// Jobs a second.
 const RATE: usize = 40;
 
+/// Of a seed and a length in which everything happens at least once.
+const SHORT: (u64, Duration) = (1, Duration::from_secs(58));
+
 /// Everything once, and quickly: part of the ordinary suite.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_short_run() {
-    run(1, Duration::from_secs(55), RATE).await;
+    run(SHORT.0, SHORT.1, RATE).await;
 }
 
 /// `OUTDIAL_CHAOS_SECONDS` (600) at `OUTDIAL_CHAOS_RATE` (40) jobs a second, by the schedule of `OUTDIAL_CHAOS_SEED` (drawn): `make chaos`.

@@ -148,13 +148,14 @@ fn net(server: Server, worker: usize, dice: &mut Dice) -> Deed {
     let worker = (dice.below(3) > 0).then_some(worker);
     let slow = Way::Slow(Duration::from_millis(dice.within(20, 300)));
     let line = |there, back, refused| Line { there, back, refused };
-    let line = match dice.below(8) {
+    let line = match dice.below(9) {
         0 | 1 => return Deed::Cut { worker, server },
         2 => line(slow, slow, false),
         3 => line(Way::Pass, slow, false),
         4 => line(Way::Hole, Way::Hole, false),
         5 => line(Way::Hole, Way::Pass, false),
         6 => line(Way::Pass, Way::Hole, false),
+        7 => line(slow, Way::Pass, false),
         _ => line(Way::Pass, Way::Pass, true),
     };
     Deed::Line { worker, server, line, ms: dice.within(1_000, 6_000) }
@@ -233,6 +234,13 @@ mod tests {
         let minute = Duration::from_secs(60);
         assert_eq!(schedule(7, minute), schedule(7, minute));
         assert_ne!(schedule(7, minute), schedule(8, minute));
+    }
+
+    #[test]
+    fn the_short_run_meets_everything() {
+        let (seed, length) = super::super::SHORT;
+        let dealt = schedule(seed, length).len();
+        assert!(dealt >= DECK.len(), "{dealt} deeds");
     }
 
     #[test]
