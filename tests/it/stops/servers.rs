@@ -5,11 +5,12 @@ use std::time::Duration;
 use outdial::clock;
 use outdial::synthflow::sandbox::{SandboxConfig, Span};
 
-use super::{LONG, SOON, recovered, route};
+use super::{LONG, SOON, more, recovered, route};
 use crate::support::stage::{Stage, jobs, numbers, sandbox_config};
 use crate::support::{Figures, Vhost, database, database_on, eventually, own_postgres, own_rabbit, vhost};
 
 const SERVER_BACK: Duration = Duration::from_secs(5);
+const AWAY: Duration = Duration::from_secs(8);
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn while_the_broker_is_away_accepted_jobs_go_on_and_nothing_is_lost_or_repeated() {
@@ -30,8 +31,17 @@ async fn while_the_broker_is_away_accepted_jobs_go_on_and_nothing_is_lost_or_rep
     let taken = "select count(*) from outdial.jobs";
     eventually(SOON, async || (stage.count(taken).await > 600).then_some(())).await;
     recovered("jobs are taken from a broker that is back", back, SERVER_BACK);
+    // Long enough for every back-off to have grown.
     rabbit.kill9();
+    tokio::time::sleep(AWAY).await;
     rabbit.resume().unwrap();
+    let back = clock::monotonic();
+    let before = stage.count(taken).await;
+    let late = more("late", 50);
+    stage.publish(&late).await;
+    eventually(SOON, async || (stage.count(taken).await > before).then_some(())).await;
+    recovered("jobs are taken from a broker that was killed, and away for long", back, SERVER_BACK);
+    let many = [many, late].concat();
     stage.each_done_once(&many, LONG).await;
     let outbox = "select count(*) from outdial.outbox";
     eventually(SOON, async || (stage.count(outbox).await == 0).then_some(())).await;
