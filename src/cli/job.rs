@@ -48,8 +48,9 @@ pub async fn run(args: Args, context: &Context) -> Result<(), Failure> {
             Cancelled::Done => output::print(&format!("{job} is canceled\n")),
             Cancelled::NoSuchJob => Err(unknown(&job)),
             Cancelled::TooLate(state) => {
-                Err(Failure::new(format!("{job} can't be canceled any more: it is {state}"))
-                    .mend(format!("outdial job show {job} tells its story")))
+                Err(Failure::new(format!("{job} can't be canceled now: it is {state}")).mend(format!(
+                    "outdial job show {job} tells its story; if it comes to wait again, it can be canceled"
+                )))
             }
         },
     }

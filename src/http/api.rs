@@ -4,6 +4,7 @@ use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use axum::body::Bytes;
+use axum::extract::rejection::PathRejection;
 use axum::extract::{Path, Request, State};
 use axum::http::{HeaderMap, StatusCode, header};
 use axum::response::{IntoResponse, Response};
@@ -203,23 +204,25 @@ async fn suppress(State(parts): State<Parts>, request: Request) -> Result<Respon
     Ok((status, Json(json!({ "added": added }))).into_response())
 }
 
-/// 200 once it is canceled, also where it was before; 409 where it can't be any more, with its state.
+/// 200 once it is canceled, also where it was before; 409 where it doesn't wait, with its state: in flight, it may wait again.
 async fn cancel(
     State(parts): State<Parts>,
-    Path(job): Path<String>,
+    job: Result<Path<String>, PathRejection>,
     request: Request,
 ) -> Result<Response, Problem> {
     let Ledger { pool, events } = admit(&parts, request.headers())?;
     let _turn = read(&parts, request).await?;
-    let job = JobId::parse(&job)
-        .map_err(|why| Problem::new(StatusCode::BAD_REQUEST, format!("the job id {why}")))?;
+    let bad = |why: String| Problem::new(StatusCode::BAD_REQUEST, format!("the job id {why}"));
+    let Path(job) = job.map_err(|_| bad("is not readable".to_owned()))?;
+    let job = JobId::parse(&job).map_err(|why| bad(why.to_string()))?;
     let canceled = stops::cancel_job(&pool, &job, events).await.map_err(|error| {
         tracing::warn!(%error, "api.cancel.failed");
         Problem::new(StatusCode::SERVICE_UNAVAILABLE, "the database did not take it; try again")
     })?;
     match canceled {
         Cancelled::TooLate(state) if state != "canceled" => {
-            Err(Problem::new(StatusCode::CONFLICT, format!("it can't be canceled any more: it is {state}")))
+            let why = format!("it can't be canceled now: it is {state}; if it comes to wait again, it can");
+            Err(Problem::new(StatusCode::CONFLICT, why))
         }
         Cancelled::Done | Cancelled::TooLate(_) => {
             Ok(Json(json!({ "job_id": job.as_str(), "state": "canceled" })).into_response())

@@ -11,6 +11,8 @@ type Answer<T> = Result<T, sqlx::Error>;
 
 /// Jobs canceled by one statement.
 const CANCEL_BATCH: i64 = 500;
+/// A job that came to wait again between being asked to be canceled and being looked at is asked again.
+const CANCEL_TRIES: usize = 3;
 
 /// What a campaign may be told to be.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -161,7 +163,7 @@ pub async fn cancel_some_of(
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Cancelled {
     Done,
-    /// It is past waiting: its state.
+    /// It doesn't wait now: its state. In flight, it may wait again later.
     TooLate(String),
     NoSuchJob,
 }
@@ -171,17 +173,24 @@ pub enum Cancelled {
 /// # Errors
 /// The database's.
 pub async fn cancel_job(pool: &PgPool, job: &JobId, events: EventTypes) -> Answer<Cancelled> {
-    let canceled = sqlx::query("select job_id from outdial.cancel(array[$1], $2)")
-        .bind(job.as_str())
-        .bind(events.names())
-        .fetch_optional(pool)
-        .await?;
-    if canceled.is_some() {
-        return Ok(Cancelled::Done);
+    let mut state = None;
+    // Between the two statements it may have come to wait again.
+    for _ in 0..CANCEL_TRIES {
+        let canceled = sqlx::query("select job_id from outdial.cancel(array[$1], $2)")
+            .bind(job.as_str())
+            .bind(events.names())
+            .fetch_optional(pool)
+            .await?;
+        if canceled.is_some() {
+            return Ok(Cancelled::Done);
+        }
+        state = sqlx::query_scalar::<_, String>("select state from outdial.jobs where job_id = $1")
+            .bind(job.as_str())
+            .fetch_optional(pool)
+            .await?;
+        if state.as_deref() != Some("waiting") {
+            break;
+        }
     }
-    let row = sqlx::query("select state from outdial.jobs where job_id = $1")
-        .bind(job.as_str())
-        .fetch_optional(pool)
-        .await?;
-    row.map_or(Ok(Cancelled::NoSuchJob), |row| row.try_get(0).map(Cancelled::TooLate))
+    Ok(state.map_or(Cancelled::NoSuchJob, Cancelled::TooLate))
 }
