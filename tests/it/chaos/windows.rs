@@ -95,7 +95,9 @@ impl Lateness {
             let made_then = offset.from_us <= slot_us && slot_us - SLOT_LEAD_US <= until(n);
             (made_then && slot_us <= arrived_us + EARLY_US).then_some(slot_us)
         };
-        self.offsets.iter().enumerate().filter_map(by).max().unwrap_or(dated_us)
+        let then = self.offsets.iter().rfind(|offset| offset.from_us <= arrived_us);
+        let as_it_says = dated_us - then.map_or(0, |offset| offset.ahead_us);
+        self.offsets.iter().enumerate().filter_map(by).max().unwrap_or(as_it_says)
     }
 
     fn arrival<'a>(&self, found: &'a Evidence, post: &'a Post) -> Arrival<'a> {
