@@ -20,7 +20,7 @@ demo:
 	@deploy/local/with-tmp.sh $(CARGO) run --locked --quiet -- demo
 
 # Tests mostly wait: for slots, leases and servers. More of them than there are processors wait side by side.
-TEST_THREADS ?= 5
+TEST_THREADS ?= 6
 test:
 	@deploy/local/install.sh faketime
 	@RUST_TEST_THREADS=$(TEST_THREADS) deploy/local/with-tmp.sh $(CARGO) test --locked

@@ -13,8 +13,8 @@ use serde_json::{Value, json};
 use sqlx::AssertSqlSafe;
 
 use crate::callees::serving;
+use crate::support::eventually;
 use crate::support::stage::{ANY_NUMBER, Stage, job, jobs, numbers, sandbox_config};
-use crate::support::{busy, eventually};
 
 const SOON: Duration = Duration::from_secs(60);
 const LONG: Duration = Duration::from_secs(180);
@@ -176,7 +176,6 @@ async fn the_kill_switch_stops_every_call_at_once_and_loses_nothing() {
 #[tokio::test]
 async fn no_stop_of_many_is_late() {
     let tries: usize = std::env::var("OUTDIAL_STOP_TRIES").map_or(3, |n| n.parse().unwrap());
-    let _cores = busy().await;
     let stage = Stage::new(sandbox_config(&numbers(10))).await;
     stage.route("per_second = 30", ANY_NUMBER).await;
     let workers = [stage.worker(&[]).await, stage.worker(&[]).await, stage.worker(&[]).await];
