@@ -128,7 +128,11 @@ async fn a_lease_without_an_epoch_lets_a_sleeper_send_and_is_found() {
             for kept in [
                 "create table outdial.kept (like outdial.reservations)",
                 "create function outdial.keep() returns trigger language plpgsql as
-                 $$ begin insert into outdial.kept select new.*; return null; end $$",
+                 $$ begin
+                     delete from outdial.kept k where k.job_no = new.job_no and k.worker_no = new.worker_no;
+                     insert into outdial.kept select new.*;
+                     return null;
+                 end $$",
                 "create trigger keep after insert on outdial.reservations for each row execute function outdial.keep()",
             ] {
                 sqlx::query(kept).execute(&stage.db).await.unwrap();
