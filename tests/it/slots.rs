@@ -8,8 +8,9 @@ use outdial::core::slots::{SlidingWindow, next_slots};
 use sqlx::{PgPool, Row};
 use uuid::Uuid;
 
-use crate::support::database;
 use crate::support::ledger::{HORIZON, Limits, SLACK, finish, ground, leave, release, reserve, settle};
+use crate::support::stage::LONG;
+use crate::support::{database, eventually};
 
 const WINDOWS: [(&str, i64); 4] =
     [("per_second", 1), ("per_minute", 60), ("per_hour", 3_600), ("per_day", 86_400)];
@@ -290,4 +291,22 @@ async fn futures_join(tasks: impl Iterator<Item = impl Future<Output = ()> + Sen
     while let Some(done) = set.join_next().await {
         done.unwrap();
     }
+}
+
+/// One call a second each; the first call of number 0 arrives 0.7 s late.
+#[tokio::test]
+async fn a_slot_too_near_to_a_call_that_came_late_gets_no_leave() {
+    let database = database().await;
+    let db = PgPool::connect(&database.url).await.unwrap();
+    let (one, none) = (([Some(1), None, None, None], None), ([None; 4], None));
+    ground(&db, none, &[none], &[one, one], 4).await;
+    let first = reserve(&db, &[(1, 0, 0), (2, 0, 1)]).await;
+    let late = first[0].slot.unwrap() + TimeDelta::milliseconds(700);
+    // The next slots of both, as soon as they are near enough.
+    eventually(LONG, async || reserve(&db, &[(3, 0, 0)]).await[0].slot).await;
+    eventually(LONG, async || reserve(&db, &[(4, 0, 1)]).await[0].slot).await;
+    let attempt = leave(&db, TimeDelta::minutes(10), &[1]).await[0].0;
+    settle(&db, &[(attempt, "placed", Some(late))]).await;
+    let verdicts: Vec<_> = leave(&db, SLACK, &[3, 4]).await.into_iter().map(|leave| leave.1).collect();
+    assert_eq!(verdicts, [Some("late".to_owned()), None], "the other number's log is as it was");
 }
