@@ -10,7 +10,7 @@ use crate::support::{Outdial, eventually};
 #[tokio::test]
 async fn row_12_a_worker_that_wakes_late_sends_nothing() {
     rounds(async |round| {
-        let point = round.one_of(&["AfterReserve", "BeforeAuthorise", "AfterAuthorise", "BeforePost"]);
+        let point = round.one_of(&["BeforePost", "AfterReserve", "AfterAuthorise", "BeforeAuthorise"]);
         let sleeper = round.doomed(point, "stop").await;
         round.publish_until(|| is_stopped(&sleeper)).await;
         let other = round.worker().await;
