@@ -14,8 +14,9 @@ use super::tally::Trouble;
 use crate::support::machine::Offset;
 use crate::support::stage::most_in_window;
 
-/// `limits.slack_ms`, and what two clocks of one machine may differ in reading.
-const SLACK_US: i64 = 100_000 + 5_000;
+/// `limits.slack_ms`. A call that came a moment later, be it by what two clocks of one machine differ in reading, may be one too
+/// many in its window: it is looked for what made it late, as any other.
+const SLACK_US: i64 = 100_000;
 
 #[derive(Debug)]
 pub struct Lateness {
