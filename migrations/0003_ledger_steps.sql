@@ -410,6 +410,9 @@ end $$;
 -- Hands reservations back: the jobs wait again, their grants are dropped. p_worker null: whoever holds them.
 create function outdial.release(p_worker bigint, p_job bigint[]) returns int language plpgsql as $$
 declare
+    v_job bigint[];
+    v_worker bigint[];
+    v_made timestamptz[];
     v_things int[];
     v_phone bigint[];
     v_scope text[];
@@ -418,10 +421,12 @@ declare
     v_drop_slot timestamptz[];
     v_n int;
 begin
+    select array_agg(r.job_no), array_agg(r.worker_no), array_agg(r.slot) into v_job, v_worker, v_made
+    from outdial.reservations r where r.job_no = any (p_job) and (p_worker is null or r.worker_no = p_worker);
+    if v_job is null then return 0; end if;
     select array_agg(distinct t) into v_things
     from outdial.reservations r cross join lateral (values (r.number_thing), (r.campaign_thing), (r.account_thing)) v(t)
-    where r.job_no = any (p_job) and (p_worker is null or r.worker_no = p_worker) and t is not null;
-    if v_things is null then return 0; end if;
+    where r.job_no = any (v_job) and t is not null;
     perform 1 from outdial.limits l where l.thing_no = any (v_things) order by l.thing_no for update;
 
     select array_agg(substr(j.phone, 2)::bigint), array_agg(r.recipient) into v_phone, v_scope
@@ -430,8 +435,13 @@ begin
     if v_phone is not null then perform outdial.lock_recipients(v_phone, v_scope, false); end if;
 
     with gone as (
+        -- Those that were meant, and no others: while the locks were waited for, a job may have come to wait again and have got
+        -- another slot, of a number whose log isn't locked here.
         delete from outdial.reservations r
-        where r.job_no = any (p_job) and (p_worker is null or r.worker_no = p_worker)
+        using unnest(v_job, v_worker, v_made) m(job, worker, made)
+        where r.job_no = m.job and r.worker_no = m.worker and r.slot = m.made and r.job_no = any (v_job)
+          and (r.number_thing is null or r.number_thing = any (v_things))
+          and r.campaign_thing = any (v_things) and r.account_thing = any (v_things)
         returning r.*
     ), called as (
         select substr(j.phone, 2)::bigint phone, g.recipient, g.slot from gone g join outdial.jobs j using (job_no) where g.recipient is not null
@@ -1169,7 +1179,10 @@ begin
     if cardinality(v_things) = 0 then return 0; end if;
     perform outdial.release(null, array(select r.job_no from outdial.reservations r where r.slot > v_now + interval '2 seconds'));
     perform 1 from outdial.limits l where l.thing_no = any (v_things) order by l.thing_no for update;
+    -- Others may have done it while the locks were waited for, and granted since: what is near now isn't touched.
+    v_now := clock_timestamp();
     foreach v_thing in array v_things loop
+        continue when not exists (select from outdial.limits l where l.thing_no = v_thing and l.last_slot > v_now + interval '2 seconds');
         select min(t.ordinal) into v_from
         from (select g.ordinal, g.slot from outdial.grants g where g.thing_no = v_thing order by g.ordinal desc limit 100000) t
         where t.slot > v_now + interval '1 second';

@@ -7,7 +7,7 @@ use sqlx::PgPool;
 use crate::support::ledger::{SLACK, ground, reserve};
 use crate::support::machine::FakeClock;
 use crate::support::stage::{ANY_NUMBER, LONG, Stage, jobs, numbers, sandbox_config};
-use crate::support::{database, database_on, own_postgres_with, vhost};
+use crate::support::{database, database_on, eventually, own_postgres_with, vhost};
 
 const ONE_A_SECOND: ([Option<i32>; 4], Option<i32>) = ([Some(1), None, None, None], None);
 const UNLIMITED: ([Option<i32>; 4], Option<i32>) = ([None; 4], None);
@@ -69,6 +69,38 @@ async fn after_a_step_back_nothing_is_shut_for_as_long_as_it_was() {
     let answer = reserve(&db, &[(2, 0, 0)]).await;
     let next = answer[0].slot.or(answer[0].next_at).unwrap();
     assert!(next < outdial::clock::wall() + TimeDelta::seconds(3), "{next}");
+}
+
+/// What the first of two has put to now, and what was granted since, is not put back by the other, who began before it.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_log_is_mended_once_however_many_begin_to() {
+    let database = database().await;
+    let db = PgPool::connect(&database.url).await.unwrap();
+    used(&db).await;
+    for table in ["grants set slot = slot", "limits set last_slot = last_slot"] {
+        let ahead = format!("update outdial.{table} + interval '1 hour'");
+        sqlx::query(sqlx::AssertSqlSafe(ahead)).execute(&db).await.unwrap();
+    }
+    let log = "select string_agg(slot::text, ' ' order by ordinal) from outdial.grants";
+    let mend = "select outdial.mend_future('10 seconds', 100)";
+    let mut first = db.begin().await.unwrap();
+    sqlx::query(mend).execute(&mut *first).await.unwrap();
+    let (second, mended) = tokio::join!(sqlx::query(mend).execute(&db), async {
+        let waiting = "select count(*) from pg_stat_activity where datname = current_database() and wait_event_type = 'Lock'
+                       and query like '%outdial.mend_future(%'";
+        let waits = async || sqlx::query_scalar::<_, i64>(waiting).fetch_one(&db).await.unwrap();
+        eventually(LONG, async || (waits().await == 1).then_some(())).await;
+        // As if it had been granted since: as far ahead as a slot can be.
+        let granted = "with head as (update outdial.limits set last_ordinal = last_ordinal + 1, last_slot = clock_timestamp() + interval '1.9 seconds'
+                                     where kind = 3 returning *)
+                       insert into outdial.grants (thing_no, ordinal, slot) select thing_no, last_ordinal, last_slot from head";
+        sqlx::query(granted).execute(&mut *first).await.unwrap();
+        let mended: String = sqlx::query_scalar(log).fetch_one(&mut *first).await.unwrap();
+        first.commit().await.unwrap();
+        mended
+    });
+    second.unwrap();
+    assert_eq!(sqlx::query_scalar::<_, String>(log).fetch_one(&db).await.unwrap(), mended);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -277,6 +277,32 @@ async fn a_call_that_changes_while_a_step_waits_is_counted_as_it_is_then() {
     assert_eq!(ledger.text(drift).await.as_deref(), Some("0"), "a call that was placed after all");
 }
 
+/// A statement whose client has gone is done all the same, and done again by who sends it anew: what waited for it has another slot
+/// by then, of a number whose log it doesn't hold.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_slot_that_is_given_while_a_release_waits_stays() {
+    let database = database().await;
+    let db = PgPool::connect(&database.url).await.unwrap();
+    let five = ([Some(5), None, None, None], Some(5));
+    ground(&db, UNLIMITED, &[UNLIMITED], &[five, five], 10).await;
+    let ledger = Ledger { db, _database: database };
+    ledger.reserve(&[1]).await;
+    let released = "select outdial.release(1, array[1])";
+    let mut first = ledger.db.begin().await.unwrap();
+    assert_eq!(sqlx::query_scalar::<_, i32>(released).fetch_one(&mut *first).await.unwrap(), 1);
+    let (again, ()) = tokio::join!(sqlx::query_scalar::<_, i32>(released).fetch_one(&ledger.db), async {
+        waits(&ledger.db, "release").await;
+        let connection: &mut PgConnection = &mut first;
+        assert!(reserve(connection, &[(1, 0, 1)]).await[0].slot.is_some());
+        first.commit().await.unwrap();
+    });
+    assert_eq!(again.unwrap(), 0);
+    assert_eq!(ledger.stands(1).await, "waiting reserved");
+    let logs = "select string_agg(concat_ws(' ', l.in_use, l.last_ordinal, (select count(*) from outdial.grants g where g.thing_no = l.thing_no)),
+                                  ', ' order by key) from outdial.limits l where kind = 3";
+    assert_eq!(ledger.text(logs).await.as_deref(), Some("0 0 0, 1 1 1"));
+}
+
 /// Until a step waits for a lock of another.
 async fn waits(db: &PgPool, step: &str) {
     let query = "select count(*) from pg_stat_activity

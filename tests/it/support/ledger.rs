@@ -76,7 +76,7 @@ pub struct Answer {
 }
 
 /// Asks for slots for (job, campaign, number).
-pub async fn reserve(db: &PgPool, asks: &[(i64, usize, usize)]) -> Vec<Answer> {
+pub async fn reserve(db: impl PgExecutor<'_>, asks: &[(i64, usize, usize)]) -> Vec<Answer> {
     let none: Vec<Option<String>> = vec![None; asks.len()];
     let rows = sqlx::query(
         "select job_no, slot, refused, next_at from outdial.reserve(1, 1, $1, $2, $3, $4, $5, $6, $7, $8, $8, $8)",
