@@ -36,6 +36,8 @@ pub use failure::Failure;
 
 use crate::clock;
 use crate::config::{Config, Needs, Sources};
+use crate::core::job::JobOptions;
+use crate::engine::explained::Explainer;
 use crate::engine::ledger::LedgerError;
 use crate::store::{self, Pool, Purpose, SchemaStatus};
 use crate::telemetry;
@@ -129,6 +131,21 @@ const INSIST: Duration = Duration::from_millis(500);
 /// Connects as `config` says, waiting for the database for `patience`.
 pub async fn connect(config: &Config, purpose: Purpose, patience: Duration) -> Result<Pool, Failure> {
     Ok(store::connect(config.database.url()?, purpose, config.database.connections_max, patience).await?)
+}
+
+/// Explains jobs as a worker of this configuration sees them.
+pub fn explainer(config: &Config) -> Explainer {
+    Explainer {
+        accounts: config.accounts.keys().cloned().collect(),
+        pool_max_age: config.pool.max_age,
+        slack: config.limits.slack,
+        options: job_options(config),
+    }
+}
+
+/// How jobs are read.
+pub fn job_options(config: &Config) -> JobOptions {
+    JobOptions { unknown_fields: config.intake.unknown_fields, phone_check: config.intake.phone_check }
 }
 
 /// Takes a step again while the database doesn't answer, for `patience`: it may go away right after the first connection.

@@ -14,7 +14,7 @@ use tokio_util::task::TaskTracker;
 
 use self::rows::{Format, Row};
 use super::progress::Progress;
-use super::{Context, Failure, output};
+use super::{Context, Failure, job_options, output};
 use crate::broker::{self, LinkState, Outgoing, PublishError, Publisher, Settings, Target};
 use crate::clock;
 use crate::config::Needs;
@@ -70,8 +70,7 @@ pub async fn run(args: Args, context: &Context) -> Result<(), Failure> {
         rows::read(file, format, check, &mut |row| hand.blocking_send(row).is_ok())
     });
     let mut progress = Progress::new(size);
-    let options =
-        JobOptions { unknown_fields: config.intake.unknown_fields, phone_check: config.intake.phone_check };
+    let options = job_options(&config);
     let sent = send_all(&mut rows, &publisher, &options, check, &shown, &mut progress).await;
     // Ends the reading too, where sending gave up.
     drop(rows);

@@ -6,6 +6,7 @@ use super::output::{self, Output, Table, cell};
 use super::{Context, Failure};
 use crate::config::Needs;
 use crate::core::ids::{AttemptId, CallId, CampaignId};
+use crate::store::pages;
 use crate::store::reconcile::{self, Resolution, Reviewed};
 
 #[derive(Debug, clap::Args)]
@@ -62,7 +63,8 @@ pub async fn run(args: Args, context: &Context) -> Result<(), Failure> {
     let (config, pool) = context.ledger(Needs::DATABASE).await?;
     match args.action {
         Action::List { campaign, limit, output } => {
-            list(&reconcile::review(&pool, campaign.as_ref(), limit).await?, output)
+            let from = pages::From { after: None, limit, scanned_max: pages::SCANNED_MAX };
+            list(&pages::review(&pool, campaign.as_ref(), from).await?.rows, output)
         }
         Action::Resolve(resolve) => {
             let (which, resolution) = resolve.meant()?;

@@ -14,13 +14,12 @@ use tokio::sync::{Semaphore, mpsc, watch};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
-use super::{Context, Failure, connect, demand_schema, insist};
+use super::{Context, Failure, connect, demand_schema, explainer, insist, job_options};
 use crate::broker::{self, Consumer, Links};
 use crate::clock;
 use crate::config::{Config, Needs};
 use crate::core::decide::World;
 use crate::core::ids::CampaignId;
-use crate::core::job::JobOptions;
 use crate::core::reconcile::Patience;
 use crate::engine::dispatch::Dispatch;
 use crate::engine::health::{Health, Link};
@@ -40,6 +39,8 @@ use gauges::Ringing;
 use meter::Meter;
 use metered::Metered;
 
+/// Connections for those who read over HTTP, beside `database.connections_max`.
+const API_READS: u32 = 2;
 /// A slot is at most this much further ahead than leave takes to get; far less than the shortest window, so that nothing is lost by it, and
 /// short enough that a job behind it hardly notices.
 const HORIZON: Duration = Duration::from_millis(100);
@@ -166,7 +167,9 @@ impl Running {
 
         let pool = connect(config, Purpose::Steps, store::PATIENCE_AT_START).await?;
         demand_schema(&pool, store::PATIENCE_AT_START).await?;
-        api.open(pool.clone(), config.events);
+        let url = config.database.url()?;
+        let reads = store::connect(url, Purpose::Reads, API_READS, store::PATIENCE_AT_START).await?;
+        api.open(pool.clone(), reads, config.events, explainer(config));
         let target = broker::Target::parse(config.amqp.url()?)?;
         broker::prepare(&target, config.amqp.declare, store::PATIENCE_AT_START).await?;
 
@@ -301,10 +304,7 @@ impl Running {
         let intake = Intake {
             ledger: Arc::new(Ringing { ledger: Arc::clone(&self.ledger), sending: Arc::clone(sending) }),
             terms: Arc::new(Terms { world: world.clone(), tenure: Arc::clone(tenure) }),
-            options: JobOptions {
-                unknown_fields: config.intake.unknown_fields,
-                phone_check: config.intake.phone_check,
-            },
+            options: job_options(config),
             max_waiting: config.intake.max_waiting,
             gate,
             meter: Arc::clone(meter) as _,

@@ -17,7 +17,7 @@ use std::net::SocketAddr;
 use std::num::NonZeroU32;
 use std::time::Duration;
 
-use secrecy::SecretString;
+use secrecy::{ExposeSecret, SecretString};
 
 pub use accounts::{Account, HOSTS};
 pub use fault::{Fault, Faults, Origin};
@@ -340,6 +340,13 @@ impl Http {
             api_read_token: r.secret("http.api_read_token", token),
             webhook_listen: r.optional("webhook.listen", Given::socket),
         };
+        // Whoever only reads would control.
+        if let (Some(control), Some(read)) = (&http.api_token, &http.api_read_token)
+            && control.expose_secret() == read.expose_secret()
+        {
+            let bad = Bad::new("it is the token that controls", "give OUTDIAL_API_READ_TOKEN another one");
+            r.fault("http.api_read_token", r.origin_of("http.api_read_token"), bad);
+        }
         if needed && !http.may_listen() {
             let what = format!("{listen} can be reached from other machines, and no token is set");
             let mend = "set OUTDIAL_API_TOKEN (or OUTDIAL_API_TOKEN_FILE), or listen on 127.0.0.1";

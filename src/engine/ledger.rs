@@ -11,6 +11,7 @@ use crate::core::ids::{AccountName, CampaignId, ClassNo, JobNo, ModelId, Routing
 use crate::core::ledger::*;
 use crate::core::phone::E164;
 use crate::core::rules::Compiled;
+use crate::core::suppression::Scope;
 use crate::core::usage::Used;
 
 pub use super::ports::LedgerError;
@@ -82,6 +83,19 @@ pub trait PlaceLedger: Send + Sync + 'static {
         slack: Duration,
         settlements: &[Settlement],
     ) -> impl Future<Output = Answer<Vec<CampaignId>>> + Send;
+}
+
+/// What an explanation asks beside what a worker does: of one callee.
+pub trait ExplainLedger: Send + Sync + 'static {
+    /// For whom a phone must not be called.
+    fn suppressed_for(&self, phone: &E164) -> impl Future<Output = Answer<Vec<Scope>>> + Send;
+    /// When caps let a callee be called again; `None`: now.
+    fn called_again_at(
+        &self,
+        phone: &E164,
+        asked: &RecipientAsk,
+        slack: Duration,
+    ) -> impl Future<Output = Answer<Option<DateTime<Utc>>>> + Send;
 }
 
 /// A worker's life.

@@ -5,6 +5,7 @@ pub mod batch;
 pub mod dispatch;
 pub mod duty;
 pub mod ends;
+pub mod explained;
 pub mod fence;
 pub mod health;
 pub mod hints;

@@ -12,7 +12,6 @@ use axum::http::{StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use axum::routing::get;
 use axum::{Json, Router};
-use secrecy::SecretString;
 use serde::Serialize;
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
@@ -43,7 +42,7 @@ pub struct Server {
     parts: Parts,
     webhooks: Webhooks,
     api: Api,
-    api_token: Option<SecretString>,
+    tokens: api::Tokens,
     /// Where webhooks have a port of their own.
     webhook_listener: Option<TcpListener>,
 }
@@ -69,8 +68,9 @@ impl Server {
             None => None,
         };
         let webhooks = Webhooks::default();
-        let (parts, api, api_token) = (Parts { health, metrics }, Api::default(), config.api_token.clone());
-        Ok(Self { listener, address, parts, webhooks, api, api_token, webhook_listener })
+        let (parts, api) = (Parts { health, metrics }, Api::default());
+        let tokens = api::Tokens { control: config.api_token.clone(), read: config.api_read_token.clone() };
+        Ok(Self { listener, address, parts, webhooks, api, tokens, webhook_listener })
     }
 
     /// Closed until the worker has its database.
@@ -93,7 +93,8 @@ impl Server {
     /// [`HttpError::Serve`].
     pub async fn serve(self, stop: CancellationToken) -> Result<(), HttpError> {
         let hooks = webhook::router(self.webhooks, Arc::clone(&self.parts.metrics));
-        let pages = router(self.parts).merge(api::router(self.api, self.api_token));
+        let pages = router(self.parts)
+            .merge(api::router(self.api, self.tokens));
         let apart = self.webhook_listener.as_ref().and_then(|listener| listener.local_addr().ok());
         tracing::info!(http.listen = %self.address, webhook.listen = apart.map(tracing::field::display), "serving health and metrics");
         match self.webhook_listener {

@@ -24,6 +24,8 @@ pub enum Purpose {
     Steps,
     /// Commands: reading, migrating, applying rules.
     Command,
+    /// What programs and people read over HTTP: it may take a moment, and nobody waits behind it but others who read.
+    Reads,
 }
 
 /// Why there is no connection. Names the host, the database and the user, never the password.
@@ -70,6 +72,7 @@ fn options(url: &SecretString, purpose: Purpose) -> Result<PgConnectOptions, Con
     let options = options.disable_statement_logging().application_name(match purpose {
         Purpose::Steps => "outdial worker",
         Purpose::Command => "outdial",
+        Purpose::Reads => "outdial http",
     });
     Ok(match purpose {
         // Compiling a plan costs more than running it: 47 ms instead of 10 for a batch.
@@ -78,6 +81,12 @@ fn options(url: &SecretString, purpose: Purpose) -> Result<PgConnectOptions, Con
             ("lock_timeout", "2s"),
             ("statement_timeout", "2s"),
             ("idle_in_transaction_session_timeout", "2s"),
+        ]),
+        Purpose::Reads => options.options([
+            ("jit", "off"),
+            ("statement_timeout", "5s"),
+            ("default_transaction_read_only", "on"),
+            ("idle_in_transaction_session_timeout", "5s"),
         ]),
         Purpose::Command => options.options([("jit", "off"), ("idle_in_transaction_session_timeout", "60s")]),
     })

@@ -10,6 +10,7 @@ pub mod forget;
 mod intake;
 mod ledger;
 mod outbox;
+pub mod pages;
 mod place;
 mod pool;
 pub mod reconcile;

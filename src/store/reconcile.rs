@@ -4,7 +4,6 @@ use std::collections::HashSet;
 use std::time::Duration;
 
 use chrono::{DateTime, Utc};
-use serde_json::Value;
 use sqlx::{PgPool, Row};
 use uuid::Uuid;
 
@@ -182,32 +181,6 @@ pub enum Reviewed {
     Attempt(AttemptId),
     /// All of a campaign.
     Campaign(CampaignId),
-}
-
-/// Attempts in review, oldest first, with the evidence there is; of one campaign, or of all.
-///
-/// # Errors
-/// The database's.
-pub async fn review(
-    pool: &PgPool,
-    campaign: Option<&CampaignId>,
-    limit: u32,
-) -> Result<Vec<Value>, sqlx::Error> {
-    let rows = sqlx::query(
-        "select jsonb_build_object('attempt_id', l.attempt_id, 'job_id', j.job_id, 'campaign_id', l.campaign_id, 'attempt_no', l.attempt_no,
-             'account', l.account, 'model_id', l.model_id, 'phone', reporting.shown(a.phone, (select reporting.sees_phones())),
-             'from_phone_number', a.from_phone_number, 'submitted_at', a.submitted_at, 'http_status', a.http_status,
-             'provider_error', a.provider_error, 'looks', l.looks, 'looked_at', l.looked_at,
-             'not_found_from', l.clear_since, 'not_found_until', l.clear_until, 'in_review_since', l.since)
-         from outdial.live l join outdial.attempts a using (job_no, attempt_no) join outdial.jobs j using (job_no)
-         where l.state = 'review' and ($1::text is null or l.campaign_id = $1)
-         order by l.slot limit $2",
-    )
-    .bind(campaign.map(CampaignId::as_str))
-    .bind(i64::from(limit))
-    .fetch_all(pool)
-    .await?;
-    rows.iter().map(|row| row.try_get(0)).collect()
 }
 
 /// The database's time.

@@ -6,6 +6,7 @@ use serde_json::Value;
 use sqlx::{PgPool, Row};
 
 use crate::core::ids::{CampaignId, JobId};
+use crate::core::phone::E164;
 
 type Answer<T> = Result<T, sqlx::Error>;
 
@@ -19,6 +20,24 @@ pub async fn campaigns(pool: &PgPool) -> Answer<Vec<Value>> {
 /// The database's.
 pub async fn numbers(pool: &PgPool) -> Answer<Vec<Value>> {
     rows(pool, "select to_jsonb(v) from reporting.numbers v order by number").await
+}
+
+/// # Errors
+/// The database's.
+pub async fn campaign(pool: &PgPool, campaign: &CampaignId) -> Answer<Option<Value>> {
+    sqlx::query_scalar("select to_jsonb(v) from reporting.campaigns v where campaign_id = $1")
+        .bind(campaign.as_str())
+        .fetch_optional(pool)
+        .await
+}
+
+/// # Errors
+/// The database's.
+pub async fn number(pool: &PgPool, number: &E164) -> Answer<Option<Value>> {
+    sqlx::query_scalar("select to_jsonb(v) from reporting.numbers v where number = $1")
+        .bind(number.as_str())
+        .fetch_optional(pool)
+        .await
 }
 
 /// Why jobs wait; of one campaign, or of all.
@@ -51,6 +70,23 @@ pub async fn accounts(pool: &PgPool) -> Answer<Vec<Value>> {
          from outdial.accounts a left join outdial.limits l on l.kind = 1 and l.key = a.name
          order by a.name",
     )
+    .await
+}
+
+/// Whether everything is stopped, which rules are in use, how many workers live, and how many attempts nobody knows of.
+///
+/// # Errors
+/// The database's.
+pub async fn standing(pool: &PgPool) -> Answer<Value> {
+    sqlx::query_scalar(
+        "select jsonb_build_object('kill_switch', c.kill_switch, 'routing_version', c.routing_version,
+             'workers', (select count(*) from outdial.workers where ended_at is null and lease_until > clock_timestamp()),
+             'unknown', (select count(*) from outdial.live where state = 'unknown'),
+             'review', (select count(*) from outdial.live where state = 'review'),
+             'now', clock_timestamp())
+         from outdial.control c",
+    )
+    .fetch_one(pool)
     .await
 }
 
@@ -88,7 +124,7 @@ pub struct JobStory {
     pub waits: Value,
     /// As `reporting.calls` has them, oldest first.
     pub attempts: Vec<Value>,
-    /// Events that the broker hasn't confirmed yet; confirmed ones are the broker's.
+    /// Events that the broker hasn't confirmed yet, as far as they are among the last ten thousand; confirmed ones are the broker's.
     pub unpublished_events: Vec<Value>,
 }
 
@@ -124,7 +160,8 @@ pub async fn job_story(pool: &PgPool, job: &JobId) -> Answer<Option<JobStory>> {
     let unpublished_events = all(
         pool,
         "select jsonb_build_object('time', time, 'type', type, 'sequence', sequence, 'data', data)
-         from outdial.outbox where subject = $1 and type not like 'campaign.%' and type not like 'account.%'
+         from (select * from outdial.outbox order by id desc limit 10000) recent
+         where subject = $1 and type not like 'campaign.%' and type not like 'account.%'
            and type not like 'number.%' order by sequence limit 100",
         id,
     )

@@ -84,6 +84,17 @@ pub async fn set_campaign(
         .await
 }
 
+/// Whether a worker or a command has seen the account.
+///
+/// # Errors
+/// The database's.
+pub async fn knows_account(pool: &PgPool, account: &AccountName) -> Answer<bool> {
+    sqlx::query_scalar("select exists (select from outdial.accounts where name = $1)")
+        .bind(account.as_str())
+        .fetch_one(pool)
+        .await
+}
+
 /// Sets an account's state; gives what it was.
 ///
 /// # Errors

@@ -10,7 +10,7 @@ use super::ledger::{Ledger, interval, ledger_error};
 use crate::core::ledger::RecipientAsk;
 use crate::core::phone::E164;
 use crate::core::suppression::{Scope, Suppressed};
-use crate::engine::ledger::LedgerError;
+use crate::engine::ledger::{ExplainLedger, LedgerError};
 
 type Answer<T> = Result<T, sqlx::Error>;
 
@@ -108,12 +108,8 @@ pub async fn list(
     rows.iter().map(|row| row.try_get(0)).collect()
 }
 
-impl Ledger {
-    /// For whom a phone must not be called.
-    ///
-    /// # Errors
-    /// The database's.
-    pub async fn suppressed_for(&self, phone: &E164) -> Result<Vec<Scope>, LedgerError> {
+impl ExplainLedger for Ledger {
+    async fn suppressed_for(&self, phone: &E164) -> Result<Vec<Scope>, LedgerError> {
         let scopes: Vec<String> = sqlx::query_scalar(
             "select s.scope from outdial.suppressions s where s.phone = $2
              union select s.scope from outdial.suppressed_prefixes s where s.prefix = any (outdial.beginnings($1))",
@@ -126,11 +122,7 @@ impl Ledger {
         Ok(scopes.iter().filter_map(|text| Scope::parse(text)).collect())
     }
 
-    /// When caps let a callee be called again; `None`: now.
-    ///
-    /// # Errors
-    /// The database's.
-    pub async fn called_again_at(
+    async fn called_again_at(
         &self,
         phone: &E164,
         asked: &RecipientAsk,

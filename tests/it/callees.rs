@@ -411,7 +411,7 @@ async fn an_opt_out_over_http_holds_and_needs_the_token() {
     assert_eq!(post(token, json!({ "phone": "+44 (0)20 7946 0958" })).await, 201);
     let kept = stage.run(&["suppress", "list", "+442079460958", "--json"]).await;
     assert!(kept.contains("+442079460958"), "{kept}");
-    assert_eq!(post(token, json!({ "source": "x".repeat(17 << 10) })).await, 413);
+    assert_eq!(post(token, json!({ "source": "x".repeat(65 << 10) })).await, 413);
     let list: Value =
         serde_json::from_str(&stage.run(&["suppress", "list", &phone(0), "--json"]).await).unwrap();
     assert_eq!((&list[0]["scope"], &list[0]["source"]), (&json!("brand:acme"), &json!("web form")));

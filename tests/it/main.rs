@@ -7,6 +7,7 @@
 )]
 
 mod answers;
+mod api;
 mod callees;
 mod chaos;
 mod clock;
