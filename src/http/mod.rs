@@ -2,6 +2,7 @@
 //! the others only read, or are signed.
 
 mod api;
+mod page;
 mod webhook;
 
 use std::net::SocketAddr;
@@ -94,6 +95,7 @@ impl Server {
     pub async fn serve(self, stop: CancellationToken) -> Result<(), HttpError> {
         let hooks = webhook::router(self.webhooks, Arc::clone(&self.parts.metrics));
         let pages = router(self.parts)
+            .merge(page::router(self.api.clone(), self.tokens.clone()))
             .merge(api::router(self.api, self.tokens));
         let apart = self.webhook_listener.as_ref().and_then(|listener| listener.local_addr().ok());
         tracing::info!(http.listen = %self.address, webhook.listen = apart.map(tracing::field::display), "serving health and metrics");

@@ -22,6 +22,7 @@ mod intake;
 mod limits;
 mod main_job;
 mod metrics;
+mod page;
 mod pool;
 mod pools_live;
 mod provider_death;

@@ -1,0 +1,207 @@
+//! The operators' page: what it shows, that its buttons do what they say, and that nobody else's do.
+
+use reqwest::header::{COOKIE, LOCATION, SET_COOKIE};
+use reqwest::redirect::Policy;
+use reqwest::{Client, Response};
+
+use crate::callees::serving;
+use crate::support::Outdial;
+use crate::support::stage::{ANY_NUMBER, LONG, Stage, job, jobs, number, numbers, sandbox_config};
+
+const CONTROL: &str = "a-token-that-controls";
+const READ: &str = "a-token-that-reads";
+
+/// Somebody at a browser.
+struct Browser {
+    client: Client,
+    base: String,
+    cookie: String,
+}
+
+impl Browser {
+    fn new(worker: &Outdial) -> Self {
+        let client = Client::builder().redirect(Policy::none()).build().unwrap();
+        Self { client, base: format!("http://{}", serving(worker)), cookie: String::new() }
+    }
+
+    async fn log_in(worker: &Outdial, token: &str) -> Self {
+        let mut browser = Self::new(worker);
+        let answer = browser.send("/login", &[("token", token)]).await;
+        assert_eq!((answer.status().as_u16(), &answer.headers()[LOCATION]), (303, &"/".parse().unwrap()));
+        let cookie = answer.headers()[SET_COOKIE].to_str().unwrap();
+        assert!(cookie.contains("HttpOnly") && cookie.contains("SameSite=Strict"), "{cookie}");
+        browser.cookie = cookie.split(';').next().unwrap().to_owned();
+        browser
+    }
+
+    async fn get(&self, path: &str) -> Response {
+        self.client.get(format!("{}{path}", self.base)).header(COOKIE, &self.cookie).send().await.unwrap()
+    }
+
+    async fn page(&self, path: &str) -> String {
+        let answer = self.get(path).await;
+        let status = answer.status().as_u16();
+        let text = answer.text().await.unwrap();
+        assert_eq!(status, 200, "{path}: {text}");
+        text
+    }
+
+    /// A form, as it stands.
+    async fn send(&self, path: &str, fields: &[(&str, &str)]) -> Response {
+        let body: Vec<String> =
+            fields.iter().map(|(name, value)| format!("{name}={}", encoded(value))).collect();
+        self.client
+            .post(format!("{}{path}", self.base))
+            .header(COOKIE, &self.cookie)
+            .header("content-type", "application/x-www-form-urlencoded")
+            .body(body.join("&"))
+            .send()
+            .await
+            .unwrap()
+    }
+
+    /// Presses the button of a form that stands on a page.
+    async fn press(&self, on: &str, action: &str, more: &[(&str, &str)]) -> u16 {
+        let page = self.page(on).await;
+        assert!(page.contains(&format!("action=\"{action}\"")), "{action} is not on {on}: {page}");
+        let proof =
+            page.split("name=\"csrf\" value=\"").nth(1).unwrap().split('"').next().unwrap().to_owned();
+        let fields: Vec<(&str, &str)> =
+            [("csrf", proof.as_str())].into_iter().chain(more.iter().copied()).collect();
+        self.send(action, &fields).await.status().as_u16()
+    }
+}
+
+fn encoded(text: &str) -> String {
+    text.bytes().map(|byte| format!("%{byte:02X}")).collect()
+}
+
+async fn stage() -> Stage {
+    let stage = Stage::new(sandbox_config(&numbers(3))).await;
+    stage.route("per_second = 50, per_day = 1000", ANY_NUMBER).await;
+    stage
+}
+
+async fn worker(stage: &Stage) -> Outdial {
+    stage.worker(&[("OUTDIAL_API_TOKEN", CONTROL), ("OUTDIAL_API_READ_TOKEN", READ)]).await
+}
+
+#[tokio::test]
+async fn pages_tell_how_things_stand_and_buttons_change_it() {
+    let stage = stage().await;
+    let worker = worker(&stage).await;
+    let browser = Browser::log_in(&worker, CONTROL).await;
+    assert!(browser.page("/").await.contains("No job has come yet."));
+    stage.publish(&jobs("spring", 5)).await;
+    stage.jobs("done", None, 5, LONG).await;
+    let overview = browser.page("/").await;
+    for said in ["/campaigns/spring", "aria-label=\"done 5\"", "Placed, last minute", "default"] {
+        assert!(overview.contains(said), "{said} is not in {overview}");
+    }
+    // A campaign: paused, gone on with, canceled.
+    assert_eq!(browser.press("/", "/do/campaigns/spring/pause", &[]).await, 303);
+    stage.publish(&[job("waits", "spring", "+14155550150")]).await;
+    stage.stands("waits", "waiting", Some("campaign_paused")).await;
+    let story = browser.page("/jobs/waits").await;
+    assert!(story.contains("campaign paused") && story.contains("+14155550150"), "{story}");
+    assert_eq!(browser.press("/campaigns/spring", "/do/campaigns/spring/resume", &[]).await, 303);
+    stage.stands("waits", "done", None).await;
+    let story = browser.page("/jobs/waits").await;
+    assert!(
+        story.contains("Attempt 1") && story.contains("Why this number") && story.contains("least_used"),
+        "{story}"
+    );
+    assert_eq!(browser.press("/campaigns/spring", "/do/campaigns/spring/cancel", &[]).await, 303);
+    assert!(browser.page("/campaigns/spring").await.contains("canceled"));
+    // A number, an account, everything.
+    let path = format!("/numbers/{}", number(0));
+    assert_eq!(browser.press(&path, &format!("/do{path}/rest"), &[]).await, 303);
+    assert!(browser.page("/numbers").await.contains("resting"));
+    assert_eq!(browser.press(&path, &format!("/do{path}/activate"), &[]).await, 303);
+    assert_eq!(browser.press("/", "/do/accounts/default/pause", &[]).await, 303);
+    assert_eq!(browser.press("/", "/do/accounts/default/resume", &[]).await, 303);
+    assert_eq!(browser.press("/", "/do/kill-switch/on", &[]).await, 303);
+    assert!(browser.page("/review").await.contains("The kill switch is on."));
+    assert_eq!(browser.press("/", "/do/kill-switch/off", &[]).await, 303);
+    // One job, and what would become of another.
+    stage.paused(&["later"]).await;
+    stage.publish(&[job("one", "later", "+14155550151")]).await;
+    stage.stands("one", "waiting", Some("campaign_paused")).await;
+    assert_eq!(browser.press("/jobs/one", "/do/jobs/one/cancel", &[]).await, 303);
+    stage.stands("one", "canceled", Some("canceled")).await;
+    let proof = browser.page("/explain").await;
+    let proof = proof.split("name=\"csrf\" value=\"").nth(1).unwrap().split('"').next().unwrap().to_owned();
+    let asked = job("x", "summer", "+14155550199").to_string();
+    let answer = browser.send("/explain", &[("csrf", &proof), ("job", &asked)]).await.text().await.unwrap();
+    assert!(answer.contains("dial") && answer.contains(&number(0)[1..5]), "{answer}");
+    let answer = browser
+        .send("/explain", &[("csrf", &proof), ("job", "{\"phone\": \"<b>\"}")])
+        .await
+        .text()
+        .await
+        .unwrap();
+    assert!(answer.contains("role=\"alert\"") && !answer.contains("\"<b>\""), "{answer}");
+    for (path, status) in
+        [("/jobs/nobody", 404), ("/campaigns/nobody", 404), ("/numbers/x", 400), ("/jobs?id=waits", 303)]
+    {
+        assert_eq!(browser.get(path).await.status().as_u16(), status, "{path}");
+    }
+    stage.stopped(worker).await;
+}
+
+#[tokio::test]
+async fn nobody_elses_form_does_anything_and_a_reader_sees_no_callee() {
+    let stage = stage().await;
+    let worker = worker(&stage).await;
+    stage.publish(&[job("first", "spring", "+14155550123")]).await;
+    stage.stands("first", "done", None).await;
+    let stranger = Browser::new(&worker);
+    for path in ["/", "/numbers", "/review", "/jobs/first", "/campaigns/spring", "/explain"] {
+        let answer = stranger.get(path).await;
+        assert_eq!(
+            (answer.status().as_u16(), &answer.headers()[LOCATION]),
+            (303, &"/login".parse().unwrap()),
+            "{path}"
+        );
+    }
+    assert_eq!(stranger.send("/login", &[("token", "nobodys")]).await.status().as_u16(), 401);
+    let reader = Browser::log_in(&worker, READ).await;
+    let page = reader.page("/").await;
+    assert!(!page.contains("/do/"), "no button for who only reads: {page}");
+    for path in ["/jobs/first", "/campaigns/spring", "/review"] {
+        let page = reader.page(path).await;
+        assert!(!page.contains("+1415555"), "{path}: {page}");
+    }
+    let proof = page.split("name=\"csrf\" value=\"").nth(1).unwrap().split('"').next().unwrap();
+    assert_eq!(reader.send("/do/kill-switch/on", &[("csrf", proof)]).await.status().as_u16(), 403);
+    // The cookie alone is not enough, nor another session's proof, nor a form that another site has the browser send.
+    let operator = Browser::log_in(&worker, CONTROL).await;
+    for fields in [&[][..], &[("csrf", "")], &[("csrf", proof)]] {
+        assert_eq!(operator.send("/do/kill-switch/on", fields).await.status().as_u16(), 403, "{fields:?}");
+    }
+    let own = operator.page("/").await;
+    let own = own.split("name=\"csrf\" value=\"").nth(1).unwrap().split('"').next().unwrap();
+    let elsewhere = operator
+        .client
+        .post(format!("{}/do/kill-switch/on", operator.base))
+        .header(COOKIE, &operator.cookie)
+        .header("sec-fetch-site", "cross-site")
+        .header("content-type", "application/x-www-form-urlencoded")
+        .body(format!("csrf={own}"))
+        .send()
+        .await
+        .unwrap();
+    assert_eq!(elsewhere.status().as_u16(), 403);
+    assert_eq!(stage.count("select count(*) from outdial.control where kill_switch").await, 0);
+    let answer = operator.get("/").await;
+    let policy = answer.headers()["content-security-policy"].to_str().unwrap();
+    assert!(policy.contains("default-src 'none'") && policy.contains("frame-ancestors 'none'"), "{policy}");
+    // Logged out, the browser has no cookie; and another token ends all that it has made.
+    let answer = operator.send("/logout", &[("csrf", own)]).await;
+    assert!(answer.headers()[SET_COOKIE].to_str().unwrap().contains("Max-Age=0"));
+    stage.stopped(worker).await;
+    let other = stage.worker(&[("OUTDIAL_API_TOKEN", "another-token-that-controls")]).await;
+    let late = Browser { base: format!("http://{}", serving(&other)), ..operator };
+    assert_eq!(late.get("/").await.status().as_u16(), 303);
+    stage.stopped(other).await;
+}
