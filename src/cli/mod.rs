@@ -6,6 +6,7 @@
 mod account;
 mod campaign;
 mod check;
+mod completions;
 mod dead;
 mod demo;
 mod failure;
@@ -70,6 +71,8 @@ enum Command {
     Campaign(campaign::Args),
     /// Tell whether a worker would run here: configuration, database, broker, keys
     Check(check::Args),
+    /// Print what a shell needs to complete the command line
+    Completions(completions::Args),
     /// Look through what could not be a job, and replay it
     Dead(dead::Args),
     /// Erase what is kept of a callee; keys and suppressions stay
@@ -184,6 +187,7 @@ async fn dispatch(command: Command, context: &Context) -> Result<(), Failure> {
         Command::Check(args) => check::run(args, context).await,
         Command::Dead(args) => dead::run(args, context).await,
         Command::Publish(args) => publish::run(args, context).await,
+        Command::Completions(args) => completions::run(args, context).await,
         Command::Schema(args) => schema::run(args, context).await,
         Command::Forget(args) => forget::run(args, context).await,
         Command::Job(args) => job::run(args, context).await,

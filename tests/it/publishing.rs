@@ -105,3 +105,23 @@ async fn the_schema_is_printed() {
     assert_eq!(schema["$schema"], "https://json-schema.org/draft/2020-12/schema");
     assert_eq!(schema["required"], serde_json::json!(["campaign_id", "phone", "name"]));
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn shells_complete_every_command() {
+    for shell in ["bash", "zsh", "fish"] {
+        let (success, script) = run(&["completions", shell], "").await;
+        assert!(success, "{shell}");
+        for command in ["worker", "kill-switch", "rollback", "--dry-run"] {
+            let name = command.trim_start_matches('-');
+            assert!(script.contains(name), "{shell} knows nothing of {command}");
+        }
+    }
+    let (success, script) = run(&["completions", "bash"], "").await;
+    assert!(success);
+    // The shell itself takes it, and completes with it.
+    let asked = format!(
+        "{script}\nCOMP_WORDS=(outdial rout); COMP_CWORD=1; _outdial outdial rout; echo \"${{COMPREPLY[@]}}\""
+    );
+    let told = std::process::Command::new("bash").args(["-c", &asked]).output().unwrap();
+    assert_eq!(String::from_utf8_lossy(&told.stdout).trim(), "routing", "{told:?}");
+}
