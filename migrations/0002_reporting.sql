@@ -3,7 +3,7 @@
 -- Views run with their owner's rights, so that readers need none in schema `outdial`. A callee's number is masked as
 -- in the logs (the last two digits) for everyone but the owner, members of outdial_reader_pii and superusers.
 
-create schema reporting;
+create schema if not exists reporting;      -- made beforehand where the owner may not (deploy/postgres/roles.sql)
 
 -- Roles belong to the cluster: another database, or a migration beside this one, may have made them. Where this user
 -- may not make roles, `outdial migrate` prints what somebody else has to run.

@@ -28,6 +28,9 @@ macro_rules! labels {
                 $(pub $label: &'static str),+
             }
         )+
+
+        #[cfg(test)]
+        const LABELS: &[(&str, &[&str])] = &[$((stringify!($name), &[$(stringify!($label)),+])),+];
     };
 }
 
@@ -64,6 +67,10 @@ macro_rules! metrics {
         impl Metrics {
             /// What every figure is called: without the prefix `outdial_`, a unit's or a counter's suffix.
             pub const NAMES: &[&str] = &[$($name),+];
+
+            /// Name, kind and help of each.
+            #[cfg(test)]
+            const DESCRIBED: &[(&str, &str, &str)] = &[$(($name, stringify!($kind), $help)),+];
         }
 
         impl Default for Metrics {
@@ -275,8 +282,76 @@ mod tests {
         let named: Vec<&str> = rows.filter_map(|row| row.split(['`', '{']).next()).collect();
         assert!(named.len() > 5, "{named:?}");
         for name in named {
-            assert!(Metrics::NAMES.contains(&name.trim_end_matches("_total")), "{name}");
+            assert!(is_figure(name), "{name}");
         }
+    }
+
+    fn is_figure(name: &str) -> bool {
+        let suffixes = ["", "_total", "_bucket", "_sum", "_count"];
+        suffixes
+            .iter()
+            .filter_map(|suffix| name.strip_suffix(suffix))
+            .any(|name| Metrics::NAMES.contains(&name))
+    }
+
+    #[test]
+    fn alerts_dashboards_and_scaling_ask_for_figures_that_are_and_each_alert_is_explained() {
+        let alerts = include_str!("../../deploy/prometheus/alerts.yaml");
+        let runbook = include_str!("../../deploy/docs/runbook.md");
+        for (file, text) in [
+            ("alerts", alerts),
+            ("workers", include_str!("../../deploy/grafana/dashboards/workers.json")),
+            ("scaledobject", include_str!("../../deploy/kubernetes/scaledobject.yaml")),
+            ("runbook", runbook),
+        ] {
+            let names = text.split("outdial_").skip(1);
+            let names: Vec<&str> = names
+                .filter_map(|rest| rest.split(|c: char| !(c.is_ascii_lowercase() || c == '_')).next())
+                .collect();
+            assert!(!names.is_empty(), "{file}");
+            for name in names {
+                assert!(is_figure(name), "{file} asks for outdial_{name}");
+            }
+        }
+        let named: Vec<&str> =
+            alerts.lines().filter_map(|line| line.trim().strip_prefix("- alert: ")).collect();
+        let explained: Vec<&str> = runbook.lines().filter_map(|line| line.strip_prefix("### ")).collect();
+        assert!(named.len() > 15, "{named:?}");
+        assert_eq!(named, explained, "alerts and their order in the runbook");
+        for name in named {
+            assert!(alerts.contains(&format!("runbook.md#{}", name.to_lowercase())), "{name}");
+        }
+    }
+
+    /// The list of figures in the documents is this; `OUTDIAL_WRITE_DOCS=1` writes it.
+    #[test]
+    fn the_page_of_figures_is_current() {
+        let mut page = "# Metrics\n\n`GET /metrics`, OpenMetrics text. Written by a test of `src/telemetry/metrics.rs`, from the code. \
+            A label's values are words of the code or of the contract, or accounts of the configuration: their number is bounded. No phone \
+            number, name or job id is ever a label.\n\n| name | type | labels | meaning |\n|---|---|---|---|\n"
+            .to_owned();
+        for (name, kind, help) in Metrics::DESCRIBED {
+            let (sort, suffix) = match kind {
+                kind if kind.contains("Counter") => ("counter", "_total"),
+                kind if kind.contains("Histogram") || kind.contains("SecondsBy") => ("histogram", ""),
+                _ => ("gauge", ""),
+            };
+            let own = LABELS.iter().find(|(family, _)| {
+                kind.contains(&format!("{family},")) || kind.contains(&format!("{family}>"))
+            });
+            let labels = match own {
+                Some((_, labels)) => labels.join(", ").replace("r#", ""),
+                None if kind.contains("ByAnswer") => "account, answer".to_owned(),
+                None => String::new(),
+            };
+            page.push_str(&format!("| `outdial_{name}{suffix}` | {sort} | {labels} | {help} |\n"));
+        }
+        let file = concat!(env!("CARGO_MANIFEST_DIR"), "/deploy/docs/metrics.md");
+        if std::env::var_os("OUTDIAL_WRITE_DOCS").is_some() {
+            std::fs::write(file, &page).unwrap();
+        }
+        let written = std::fs::read_to_string(file).unwrap_or_default();
+        assert!(written == page, "OUTDIAL_WRITE_DOCS=1 cargo test --lib the_page_of_figures writes it anew");
     }
 
     #[test]

@@ -25,6 +25,7 @@ mod metrics;
 mod page;
 mod pool;
 mod pools_live;
+mod privileges;
 mod provider_death;
 mod provider_side;
 mod publishing;

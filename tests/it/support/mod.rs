@@ -19,7 +19,8 @@ pub use proof::{assert_discreet, gaps_s, posts_by_phone};
 pub use shared::Database;
 pub use shared::Vhost;
 pub use shared::{
-    database, database_on, given_vhost, own_postgres, own_postgres_with, own_rabbit, own_rabbit_with, vhost,
+    database, database_on, empty_database_on, given_vhost, own_postgres, own_postgres_with, own_rabbit,
+    own_rabbit_with, vhost,
 };
 
 use std::future::Future;

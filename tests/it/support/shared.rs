@@ -66,13 +66,19 @@ pub async fn database() -> Database {
 
 /// A database with all migrations applied, on a server of the test's own.
 pub async fn database_on(server: &Postgres) -> Database {
+    let database = empty_database_on(server).await;
+    let pool = sqlx::PgPool::connect(&database.url).await.unwrap();
+    store::migrate(&pool).await.unwrap_or_else(|error| panic!("migrations: {error}"));
+    pool.close().await;
+    database
+}
+
+/// The same, without any migration.
+pub async fn empty_database_on(server: &Postgres) -> Database {
     let name = format!("outdial_test_{}", uuid::Uuid::now_v7().simple());
     let admin_url = server.url("postgres");
     let mut admin = connect(&admin_url).await;
     run(&mut admin, format!("CREATE DATABASE {name}")).await;
-    let pool = sqlx::PgPool::connect(&server.url(&name)).await.unwrap();
-    store::migrate(&pool).await.unwrap_or_else(|error| panic!("migrations: {error}"));
-    pool.close().await;
     Database { url: server.url(&name), name, admin_url }
 }
 
@@ -138,6 +144,11 @@ impl Vhost {
     /// Of a broker of the test's own.
     pub fn of(server: &Rabbit) -> Self {
         Self { url: server.amqp_url(), _turn: None }
+    }
+
+    /// By the address that somebody was given.
+    pub fn at(url: String) -> Self {
+        Self { url, _turn: None }
     }
 
     /// One of those besides `/`.
