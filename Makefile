@@ -10,7 +10,7 @@ help:
 	@echo 'make long    the long forms of single tests: webhooks, opt-outs, a whole campaign, stops under load'
 	@echo 'make chaos   everything goes wrong at once, for 10 minutes (SECONDS=n, RATE=jobs a second, SEED=n: that schedule again)'
 	@echo 'make fuzz    what comes from outside, as hostile as it may be (FUZZ_SECONDS=n for each of five targets: 60)'
-	@echo 'make bench   how fast it is beside the textbook pipeline, and where the time goes (JOBS=n, RUNS=n, JSON=file)'
+	@echo 'make bench   how fast it is beside the textbook pipeline (WHAT=speed,latency,flat,limits,pressure, JOBS=n, RUNS=n, JSON=file)'
 	@echo 'make fmt     format the sources'
 	@echo 'make lint    formatting and clippy, warnings are errors'
 	@echo 'make check   compile everything, run nothing'
@@ -60,12 +60,14 @@ fuzz:
 		rm -rf $$work/*; done; rm -rf $$work
 
 # An optimised build, on private servers that lose nothing; everything on this machine, so only ratios mean something.
+# speed | latency | flat | limits | pressure, or several of them
+WHAT ?= speed
 JOBS ?= 500000
 RUNS ?= 1
 JSON ?=
 bench:
 	@deploy/local/install.sh
-	@deploy/local/with-tmp.sh $(CARGO) bench --locked --bench bench -- --jobs $(JOBS) --runs $(RUNS) $(if $(JSON),--json $(JSON))
+	@deploy/local/with-tmp.sh $(CARGO) bench --locked --bench bench -- --what $(WHAT) --jobs $(JOBS) --runs $(RUNS) $(if $(JSON),--json $(JSON))
 
 fmt:
 	$(CARGO) fmt

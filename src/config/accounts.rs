@@ -70,7 +70,7 @@ impl Account {
             base_url: r.or(&key("base_url"), HOSTS[0].to_owned(), base_url),
             api_key,
             webhook_secret: r.secret(&key("webhook_secret"), webhook_secret),
-            calls_per_second: r.optional(&key("calls_per_second"), |v| v.whole_u32(1..=10_000)),
+            calls_per_second: r.optional(&key("calls_per_second"), |v| v.whole_u32(1..=1_000_000)),
             concurrent_calls: r.optional(&key("concurrent_calls"), |v| v.whole_u32(1..=1_000_000)),
             only_phones: r.optional(&key("only_phones"), phones),
         }

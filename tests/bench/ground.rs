@@ -1,18 +1,23 @@
 //! The private servers of a run, and queues filled before anybody consumes.
 
+use std::collections::VecDeque;
+use std::ops::Range;
 use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result, bail, ensure};
 use lapin::options::{
     BasicPublishOptions, ConfirmSelectOptions, QueueBindOptions, QueueDeclareOptions, QueuePurgeOptions,
 };
-use lapin::types::FieldTable;
-use lapin::{BasicProperties, Connection, ConnectionProperties};
+use lapin::types::{AMQPValue, FieldTable};
+use lapin::{BasicProperties, Channel, Connection, ConnectionProperties, PublisherConfirm};
 use outdial::clock;
 use outdial::local::{Given, Servers};
+use rustix::process::{Pid, Signal, kill_process};
 use serde_json::json;
 use sqlx::{Connection as _, PgConnection};
+
+use super::usage;
 
 pub const AGENT: &str = "agent-bench";
 pub const NUMBERS: usize = 2_000;
@@ -44,40 +49,22 @@ impl Ground {
         Ok(self.servers.database_url(name))
     }
 
-    /// Fills a quorum queue with so many jobs, each to a callee of its own; what it held is gone.
-    pub async fn fill(&self, queue: &str, jobs: usize) -> Result<()> {
+    pub async fn publisher(&self) -> Result<Publisher> {
         let connection =
             Connection::connect(&self.servers.amqp_url(), ConnectionProperties::default()).await?;
         let channel = connection.create_channel().await?;
-        if queue != "outdial.jobs" {
-            let mut arguments = FieldTable::default();
-            arguments.insert("x-queue-type".into(), lapin::types::AMQPValue::LongString("quorum".into()));
-            let durable = QueueDeclareOptions { durable: true, ..QueueDeclareOptions::default() };
-            channel.queue_declare(queue.into(), durable, arguments).await?;
-        }
-        channel.queue_purge(queue.into(), QueuePurgeOptions::default()).await?;
         channel.confirm_select(ConfirmSelectOptions::default()).await?;
-        let mut confirms = std::collections::VecDeque::new();
-        for n in 0..jobs {
-            let body = job(n).to_string();
-            let persistent = BasicProperties::default().with_delivery_mode(2);
-            let options = BasicPublishOptions::default();
-            confirms.push_back(
-                channel.basic_publish("".into(), queue.into(), options, body.as_bytes(), persistent).await?,
-            );
-            if confirms.len() >= UNCONFIRMED
-                && let Some(confirm) = confirms.pop_front()
-            {
-                confirm.await?;
-            }
+        Ok(Publisher { connection, channel, unconfirmed: VecDeque::new() })
+    }
+
+    /// Fills a quorum queue with these jobs, each to a callee of its own, of so many campaigns; what it held is gone.
+    pub async fn fill(&self, queue: &str, jobs: Range<usize>, campaigns: usize) -> Result<()> {
+        let mut publisher = self.publisher().await?;
+        publisher.empty(queue).await?;
+        for n in jobs {
+            publisher.publish(queue, &job(n, n % campaigns)).await?;
         }
-        for confirm in confirms {
-            if !confirm.await?.is_ack() {
-                bail!("the broker refused a message");
-            }
-        }
-        connection.close(200, "done".into()).await?;
-        Ok(())
+        publisher.close().await
     }
 
     /// A queue that hears every event and that nobody reads.
@@ -102,9 +89,56 @@ impl Ground {
     }
 }
 
-pub fn job(n: usize) -> serde_json::Value {
+/// A channel with confirms.
+#[derive(Debug)]
+pub struct Publisher {
+    connection: Connection,
+    pub channel: Channel,
+    unconfirmed: VecDeque<PublisherConfirm>,
+}
+
+impl Publisher {
+    /// A quorum queue with nothing in it; the worker's own is declared by workers.
+    pub async fn empty(&self, queue: &str) -> Result<()> {
+        if queue != "outdial.jobs" {
+            let mut arguments = FieldTable::default();
+            arguments.insert("x-queue-type".into(), AMQPValue::LongString("quorum".into()));
+            let durable = QueueDeclareOptions { durable: true, ..QueueDeclareOptions::default() };
+            self.channel.queue_declare(queue.into(), durable, arguments).await?;
+        }
+        self.channel.queue_purge(queue.into(), QueuePurgeOptions::default()).await?;
+        Ok(())
+    }
+
+    pub async fn publish(&mut self, queue: &str, body: &serde_json::Value) -> Result<()> {
+        let persistent = BasicProperties::default().with_delivery_mode(2);
+        let options = BasicPublishOptions::default();
+        let body = body.to_string();
+        let confirm =
+            self.channel.basic_publish("".into(), queue.into(), options, body.as_bytes(), persistent).await?;
+        self.unconfirmed.push_back(confirm);
+        self.confirmed(UNCONFIRMED).await
+    }
+
+    /// Until no more than so many wait to be confirmed.
+    async fn confirmed(&mut self, left: usize) -> Result<()> {
+        while self.unconfirmed.len() > left
+            && let Some(confirm) = self.unconfirmed.pop_front()
+        {
+            ensure!(confirm.await?.is_ack(), "the broker refused a message");
+        }
+        Ok(())
+    }
+
+    pub async fn close(mut self) -> Result<()> {
+        self.confirmed(0).await?;
+        Ok(self.connection.close(200, "done".into()).await?)
+    }
+}
+
+pub fn job(n: usize, campaign: usize) -> serde_json::Value {
     json!({
-        "job_id": format!("bench-{n}"), "campaign_id": format!("campaign-{}", n % 10), "model_id": AGENT,
+        "job_id": format!("bench-{n}"), "campaign_id": format!("campaign-{campaign}"), "model_id": AGENT,
         "phone": format!("+1{}{:07}", [212, 312, 415, 206][n % 4], 2_000_000 + n), "name": "A Callee",
     })
 }
@@ -136,6 +170,20 @@ impl Process {
         Ok(self.child.try_wait()?.is_some())
     }
 
+    /// Asks it to end.
+    pub fn terminate(&self) -> Result<()> {
+        signal(self.pid, Signal::TERM)
+    }
+
+    /// A server and all its processes stand still, or go on.
+    pub fn halt_all(root: u32, still: bool) -> Result<()> {
+        for pid in usage::family(root)? {
+            // One may have ended meanwhile.
+            let _ = signal(pid, if still { Signal::STOP } else { Signal::CONT });
+        }
+        Ok(())
+    }
+
     /// Waits for its own end.
     pub async fn wait(&mut self, limit: Duration) -> Result<()> {
         let end = clock::monotonic() + limit;
@@ -151,6 +199,11 @@ impl Process {
         }
         bail!("a program of the bench has not ended after {limit:?}")
     }
+}
+
+fn signal(pid: u32, signal: Signal) -> Result<()> {
+    let pid = i32::try_from(pid).ok().and_then(Pid::from_raw).context("a process id")?;
+    Ok(kill_process(pid, signal)?)
 }
 
 impl Drop for Process {

@@ -25,7 +25,7 @@ const AT_ONCE: usize = 256;
 /// Connections that work side by side, as many as there are processors here.
 const LANES: usize = 2;
 
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, ValueEnum, serde::Serialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 pub enum Part {
     /// Messages of a quorum queue, acked many at a time
     Consume,
@@ -84,7 +84,7 @@ async fn consume(amqp: &str, jobs: usize) -> Result<Done> {
 
 async fn insert(database: &str, jobs: usize) -> Result<Done> {
     let pool = PgPool::connect(database).await?;
-    let content = job(0).to_string();
+    let content = job(0, 0).to_string();
     let lane = async |lane: usize| {
         let mut done = 0;
         for first in (0..jobs).step_by(BATCH).skip(lane).step_by(LANES) {
@@ -118,18 +118,23 @@ async fn steps(database: &str, jobs: usize) -> Result<Done> {
     let pool = PgPool::connect_with(options.options([("jit", "off")])).await?;
     let wide = ([Some(1_000), Some(100_000), Some(1_000_000), Some(10_000_000)], None);
     ledger::ground(&pool, ([None; 4], None), &[([None; 4], None)], &vec![wide; NUMBERS], jobs as i64).await;
+    // Each lane with numbers of its own.
+    let lane = async |lane: usize| {
+        let theirs: Vec<i64> = (1..=jobs as i64).filter(|job| *job as usize % LANES == lane).collect();
+        for some in theirs.chunks(BATCH) {
+            let asks: Vec<(i64, usize, usize)> =
+                some.iter().map(|&job| (job, 0, job as usize % NUMBERS)).collect();
+            let slots = ledger::reserve(&pool, &asks).await;
+            ensure!(slots.iter().all(|answer| answer.slot.is_some()), "a slot was refused");
+            let leaves = ledger::leave(&pool, chrono::TimeDelta::hours(1), some).await;
+            ensure!(leaves.iter().all(|(_, verdict)| verdict.is_none()), "leave was refused");
+            let placed: Vec<_> = leaves.iter().map(|(attempt, _)| (*attempt, "placed", None)).collect();
+            ledger::settle(&pool, &placed).await;
+        }
+        anyhow::Ok(())
+    };
     let began = clock::monotonic();
-    let all: Vec<i64> = (1..=jobs as i64).collect();
-    for some in all.chunks(BATCH) {
-        let asks: Vec<(i64, usize, usize)> =
-            some.iter().map(|&job| (job, 0, job as usize % NUMBERS)).collect();
-        let slots = ledger::reserve(&pool, &asks).await;
-        ensure!(slots.iter().all(|answer| answer.slot.is_some()), "a slot was refused");
-        let leaves = ledger::leave(&pool, chrono::TimeDelta::hours(1), some).await;
-        ensure!(leaves.iter().all(|(_, verdict)| verdict.is_none()), "leave was refused");
-        let placed: Vec<_> = leaves.iter().map(|(attempt, _)| (*attempt, "placed", None)).collect();
-        ledger::settle(&pool, &placed).await;
-    }
+    tokio::try_join!(lane(0), lane(1))?;
     let took = began.elapsed();
     let placed: i64 = sqlx::query_scalar("select count(*) from outdial.live where state = 'placed'")
         .fetch_one(&pool)
@@ -140,7 +145,7 @@ async fn steps(database: &str, jobs: usize) -> Result<Done> {
 async fn post(provider: &str, jobs: usize) -> Result<Done> {
     let client = reqwest::Client::builder().pool_max_idle_per_host(AT_ONCE).build()?;
     let url = format!("{provider}/calls");
-    let body = job(0).to_string();
+    let body = job(0, 0).to_string();
     let began = clock::monotonic();
     let done = futures_util::stream::iter(0..jobs)
         .map(|_| {
@@ -158,7 +163,7 @@ async fn publish(amqp: &str, jobs: usize) -> Result<Done> {
     let connection = Connection::connect(amqp, ConnectionProperties::default()).await?;
     let channel = connection.create_channel().await?;
     channel.confirm_select(ConfirmSelectOptions::default()).await?;
-    let body = job(0).to_string();
+    let body = job(0, 0).to_string();
     let mut confirms = VecDeque::new();
     let mut done = 0;
     let began = clock::monotonic();

@@ -1,94 +1,116 @@
-//! The figures of one or several runs, as a table and as JSON.
+//! What was found, of one run or several, as a table and as JSON.
 
-use std::collections::BTreeMap;
-use std::fmt::Write;
+use std::fmt::{self, Write};
 
 use serde_json::{Value, json};
 
-use super::parts::Part;
-use super::subjects::{Measured, Subject};
 use super::usage;
 
-#[derive(Debug, Default)]
-pub struct Run {
-    pub subjects: BTreeMap<Subject, Measured>,
-    pub parts: BTreeMap<Part, f64>,
+/// One figure.
+#[derive(Debug, Clone)]
+pub struct Finding {
+    pub name: String,
+    pub value: f64,
+    pub target: Option<Target>,
 }
 
-impl Run {
-    fn rate(&self, subject: Subject) -> f64 {
-        self.subjects.get(&subject).map_or(0.0, |measured| measured.per_second)
+/// What the figure should be.
+#[derive(Debug, Clone, Copy)]
+pub enum Target {
+    AtLeast(f64),
+    AtMost(f64),
+}
+
+impl Target {
+    fn is_met(self, value: f64) -> bool {
+        match self {
+            Self::AtLeast(least) => value >= least,
+            Self::AtMost(most) => value <= most,
+        }
+    }
+}
+
+impl fmt::Display for Target {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::AtLeast(least) => write!(f, ">= {least}"),
+            Self::AtMost(most) => write!(f, "<= {most}"),
+        }
+    }
+}
+
+/// The figures of a run, in the order in which they were found.
+#[derive(Debug, Clone, Default)]
+pub struct Findings(Vec<Finding>);
+
+impl Findings {
+    pub fn add(&mut self, name: impl Into<String>, value: f64) {
+        self.push(name.into(), value, None);
     }
 
-    fn ratio(&self, subject: Subject) -> f64 {
-        self.rate(subject) / self.rate(Subject::Textbook)
+    pub fn at_least(&mut self, name: impl Into<String>, value: f64, least: f64) {
+        self.push(name.into(), value, Some(Target::AtLeast(least)));
     }
 
-    /// What the parts, one after the other on the same processors, would allow.
-    fn allowed(&self, subject: Subject) -> f64 {
-        let counts = |part: &Part| *part != Part::Publish || subject == Subject::Outdial;
-        1.0 / self.parts.iter().filter(|(part, _)| counts(part)).map(|(_, rate)| 1.0 / rate).sum::<f64>()
+    pub fn at_most(&mut self, name: impl Into<String>, value: f64, most: f64) {
+        self.push(name.into(), value, Some(Target::AtMost(most)));
     }
+
+    fn push(&mut self, name: String, value: f64, target: Option<Target>) {
+        let target_text = target.map(|target| format!("   ({target})")).unwrap_or_default();
+        println!("  {name}: {}{target_text}", shown(value));
+        self.0.push(Finding { name, value, target });
+    }
+}
+
+/// With as many places as mean something.
+fn shown(value: f64) -> String {
+    let places = match value.abs() {
+        size if size >= 100.0 => 0,
+        size if size >= 10.0 => 1,
+        _ => 2,
+    };
+    format!("{value:.places$}")
 }
 
 /// Median, least, most.
-fn spread(values: impl Iterator<Item = f64>) -> (f64, f64, f64) {
-    let mut values: Vec<f64> = values.collect();
+pub fn spread(mut values: Vec<f64>) -> (f64, f64, f64) {
     values.sort_by(f64::total_cmp);
     let at = |n: usize| values.get(n).copied().unwrap_or(f64::NAN);
     (at(values.len() / 2), at(0), at(values.len().saturating_sub(1)))
 }
 
-fn rows(runs: &[Run]) -> Vec<(String, (f64, f64, f64))> {
-    let each = |name: &str, value: &dyn Fn(&Run) -> f64| (name.to_owned(), spread(runs.iter().map(value)));
-    let mut rows = Vec::new();
-    for &subject in Subject::ALL {
-        let of = |run: &Run| run.subjects.get(&subject).cloned().unwrap_or_default();
-        let name = format!("{subject:?}");
-        rows.push(each(&format!("{name}: jobs/s"), &|run| run.rate(subject)));
-        if subject != Subject::Textbook {
-            rows.push(each(&format!("{name}: times the textbook"), &|run| run.ratio(subject)));
-            rows.push(each(&format!("{name}: of what the parts allow, %"), &|run| {
-                100.0 * run.rate(subject) / run.allowed(subject)
-            }));
-        }
-        rows.push(each(&format!("{name}: CPU-µs a job"), &|run| of(run).cpu_us.all()));
-        rows.push(each("  of these the program", &|run| of(run).cpu_us.program));
-        rows.push(each("  PostgreSQL", &|run| of(run).cpu_us.postgres));
-        rows.push(each("  RabbitMQ", &|run| of(run).cpu_us.rabbitmq));
-        rows.push(each("  the provider", &|run| of(run).cpu_us.provider));
-        rows.push(each(&format!("{name}: most memory, MiB"), &|run| {
-            of(run).peak_memory as f64 / 1_048_576.0
-        }));
-    }
-    for &part in Part::ALL {
-        rows.push(each(&format!("{part:?} alone: jobs/s"), &|run| {
-            run.parts.get(&part).copied().unwrap_or(f64::NAN)
-        }));
-    }
-    rows
+/// The part of the values that is no greater, of sorted ones.
+pub fn percentile(sorted: &[f64], part: f64) -> f64 {
+    let at = (sorted.len() as f64 * part).ceil() as usize;
+    sorted.get(at.saturating_sub(1)).copied().unwrap_or(f64::NAN)
 }
 
-pub fn table(runs: &[Run]) -> String {
-    let mut text = format!("{}\n{:<44}{:>12}{:>12}{:>12}\n", usage::machine(), "", "median", "least", "most");
-    for (name, (median, least, most)) in rows(runs) {
-        let places = usize::from(median < 100.0);
-        let _ = writeln!(text, "{name:<44}{median:>12.places$}{least:>12.places$}{most:>12.places$}");
+pub fn table(runs: &[Findings]) -> String {
+    let mut text =
+        format!("{}\n{:<64}{:>10}{:>10}{:>10}  wanted\n", usage::machine(), "", "median", "least", "most");
+    let Some(first) = runs.first() else { return text };
+    for (at, Finding { name, target, .. }) in first.0.iter().enumerate() {
+        let values = runs.iter().filter_map(|run| run.0.get(at)).map(|finding| finding.value).collect();
+        let (median, least, most) = spread(values);
+        let verdict = target
+            .map(|target| format!("{target}: {}", if target.is_met(median) { "met" } else { "MISSED" }))
+            .unwrap_or_default();
+        let [median, least, most] = [median, least, most].map(shown);
+        let _ = writeln!(text, "{name:<64}{median:>10}{least:>10}{most:>10}  {verdict}");
     }
     text
 }
 
-pub fn json(runs: &[Run]) -> Value {
-    let runs: Vec<Value> = runs
-        .iter()
-        .map(|run| json!({ "subjects": keyed(&run.subjects), "parts": keyed(&run.parts) }))
-        .collect();
+pub fn json(runs: &[Findings]) -> Value {
+    let finding = |finding: &Finding| {
+        json!({
+            "name": finding.name,
+            "value": finding.value,
+            "wanted": finding.target.map(|target| target.to_string()),
+            "met": finding.target.map(|target| target.is_met(finding.value)),
+        })
+    };
+    let runs: Vec<Vec<Value>> = runs.iter().map(|run| run.0.iter().map(finding).collect()).collect();
     json!({ "machine": usage::machine(), "runs": runs })
-}
-
-fn keyed<K: std::fmt::Debug, V: serde::Serialize>(map: &BTreeMap<K, V>) -> Value {
-    map.iter()
-        .map(|(key, value)| (format!("{key:?}"), json!(value)))
-        .collect::<serde_json::Map<_, _>>()
-        .into()
 }

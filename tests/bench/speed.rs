@@ -1,49 +1,38 @@
-//! What is measured: the textbook pipeline, and outdial with everything on and without events.
+//! How many jobs a second: the textbook pipeline, outdial with everything on and without events, and the parts alone.
+//! Speed is taken from the first POST to the last record that says `placed`; the queue is filled before.
 
-use std::fmt;
 use std::io::{BufRead, BufReader};
-use std::path::Path;
 use std::process::{Command, Stdio};
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail, ensure};
 use outdial::clock;
 use secrecy::SecretString;
-use serde::Serialize;
 use sqlx::{Connection, PgConnection};
 
-use super::ground::{AGENT, Ground, NUMBERS, Process};
+use super::ground::{Ground, NUMBERS, Process};
 use super::parts::{self, Part};
-use super::usage;
-use super::{ledger, textbook};
+use super::provider::StandIn;
+use super::report::Findings;
+use super::stage::{NEVER, Size, Stage};
+use super::{ledger, textbook, usage};
 
 /// A run that takes longer has failed.
 const LIMIT: Duration = Duration::from_secs(1_800);
-const SUPPRESSED: usize = 10_000;
-
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize)]
-pub enum Subject {
-    Textbook,
-    Outdial,
-    WithoutEvents,
-}
-
-impl Subject {
-    pub const ALL: &[Self] = &[Self::Textbook, Self::Outdial, Self::WithoutEvents];
-}
 
 /// How it went.
-#[derive(Debug, Clone, Default, Serialize)]
+#[derive(Debug, Clone, Copy)]
 pub struct Measured {
-    pub jobs: usize,
     pub per_second: f64,
+    /// The same, until every event is with the broker.
+    pub told_per_second: f64,
     /// Processor time for a job, in microseconds, by process.
     pub cpu_us: Cpu,
-    /// Of the program itself, in bytes.
+    /// Of the program itself, in bytes: of several the largest.
     pub peak_memory: u64,
 }
 
-#[derive(Debug, Clone, Copy, Default, Serialize)]
+#[derive(Debug, Clone, Copy)]
 pub struct Cpu {
     pub program: f64,
     pub postgres: f64,
@@ -52,153 +41,184 @@ pub struct Cpu {
 }
 
 impl Cpu {
-    pub fn all(self) -> f64 {
+    fn all(self) -> f64 {
         self.program + self.postgres + self.rabbitmq + self.provider
     }
 }
 
-impl fmt::Display for Measured {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Cpu { program, postgres, rabbitmq, provider } = self.cpu_us;
-        write!(
-            f,
-            "{} jobs, {:.0}/s; CPU-µs a job: program {program:.0}, postgres {postgres:.0}, rabbitmq {rabbitmq:.0}, \
-             provider {provider:.0}; {} MiB",
-            self.jobs,
-            self.per_second,
-            self.peak_memory >> 20
-        )
+/// Jobs for outdial, and for the textbook pipeline and each of the parts.
+pub async fn findings(ground: &Ground, jobs: usize, baseline_jobs: usize) -> Result<Findings> {
+    let mut found = Findings::default();
+    let textbook = textbook(ground, baseline_jobs).await?;
+    tell(&mut found, "textbook", textbook);
+    let with = outdial(ground, jobs, true).await?;
+    tell(&mut found, "outdial, everything on", with);
+    let without = outdial(ground, jobs, false).await?;
+    tell(&mut found, "outdial, no events", without);
+    let mut each = Vec::new();
+    for &part in Part::ALL {
+        let rate = self::part(ground, part, baseline_jobs).await?;
+        found.add(format!("{part:?} alone: jobs/s"), rate);
+        each.push((part, rate));
+    }
+    // One after the other on the same processors.
+    let allowed = |publish: bool| {
+        let rates = each.iter().filter(|(part, _)| publish || *part != Part::Publish).map(|(_, rate)| rate);
+        1.0 / rates.map(|rate| 1.0 / rate).sum::<f64>()
+    };
+    let times = |rate: f64| rate / textbook.per_second;
+    found.at_least("outdial, everything on: times the textbook", times(with.per_second), 4.0);
+    found.at_least("outdial, no events: times the textbook", times(without.per_second), 5.0);
+    let share = "of what the parts allow, %";
+    found.at_least(format!("outdial, everything on: {share}"), 100.0 * with.per_second / allowed(true), 70.0);
+    found.at_least(format!("outdial, no events: {share}"), 100.0 * without.per_second / allowed(false), 70.0);
+    Ok(found)
+}
+
+fn tell(found: &mut Findings, who: &str, measured: Measured) {
+    let Cpu { program, postgres, rabbitmq, provider } = measured.cpu_us;
+    found.add(format!("{who}: jobs/s"), measured.per_second);
+    if !measured.told_per_second.is_nan() {
+        found.add(format!("{who}: jobs/s until all events are confirmed"), measured.told_per_second);
+    }
+    found.add(format!("{who}: CPU-µs a job"), measured.cpu_us.all());
+    found.add(format!("{who}: of these the program"), program);
+    found.add(format!("{who}: of these PostgreSQL"), postgres);
+    found.add(format!("{who}: of these RabbitMQ"), rabbitmq);
+    found.add(format!("{who}: of these the provider"), provider);
+    let memory = measured.peak_memory as f64 / 1_048_576.0;
+    if who == "textbook" {
+        found.add(format!("{who}: most memory, MiB"), memory);
+    } else {
+        found.at_most(format!("{who}: most memory, MiB"), memory, 100.0);
     }
 }
 
-/// The stand-in, and where it listens.
-struct Provider {
-    process: Process,
-    url: String,
-    count_url: String,
-}
-
-impl Provider {
-    fn start() -> Result<Self> {
-        let mut process = Process::role(&["provider", &NUMBERS.to_string()], Stdio::piped())?;
-        let mut line = String::new();
-        BufReader::new(process.stdout()?).read_line(&mut line)?;
-        let address = line.trim();
-        Ok(Self {
-            url: format!("http://{address}/v2"),
-            count_url: format!("http://{address}/bench"),
-            process,
-        })
-    }
-
-    /// POSTs so far, and since when.
-    async fn count(&self) -> Result<(u64, Duration)> {
-        let text = reqwest::get(&self.count_url).await?.text().await?;
-        let (posts, ago) = text.split_once(' ').context("two numbers")?;
-        Ok((posts.parse()?, Duration::from_micros(ago.parse()?)))
-    }
-}
-
-pub async fn measure(ground: &Ground, subject: Subject, jobs: usize) -> Result<Measured> {
-    let provider = Provider::start()?;
+async fn textbook(ground: &Ground, jobs: usize) -> Result<Measured> {
+    let provider = StandIn::start(NUMBERS, false)?;
     let database = ground.database("bench").await?;
+    textbook::fill(&database, NUMBERS).await?;
+    ground.fill(textbook::QUEUE, 0..jobs, Size::SMALL.campaigns).await?;
+    let mut records = PgConnection::connect(&database).await?;
+    let mut command = Command::new(std::env::current_exe()?);
     let amqp = ground.servers.amqp_url();
-    let folder = tempfile::tempdir()?;
-    let command = match subject {
-        Subject::Textbook => {
-            textbook::fill(&database, NUMBERS).await?;
-            ground.fill(textbook::QUEUE, jobs).await?;
-            let mut command = Command::new(std::env::current_exe()?);
-            command.args(["textbook", &amqp, &database, &provider.url, &jobs.to_string()]);
-            command
-        }
-        Subject::Outdial | Subject::WithoutEvents => {
-            let settings =
-                Settings { database: &database, amqp: &amqp, provider: &provider.url, folder: folder.path() };
-            settings.prepare()?;
-            ground.listen().await?;
-            ground.fill("outdial.jobs", jobs).await?;
-            let mut worker = settings.command(&["worker"]);
-            if subject == Subject::WithoutEvents {
-                // There is no event of an account that nobody pauses.
-                worker.env("OUTDIAL__EVENTS__TYPES", "account.state_changed");
-            }
-            worker
-        }
-    };
-    run(ground, &provider, &database, subject, jobs, command).await
+    command.args(["textbook", &amqp, &database, &provider.url, &jobs.to_string()]).stdout(Stdio::null());
+    let before = usage::Servers::of(ground, &provider)?;
+    let mut programs = vec![Process::start(&mut command)?];
+    let placed = "select count(*) from calls where state = 'placed'";
+    let took = until_placed(&provider, &mut records, placed, &mut programs, jobs).await?;
+    measured(ground, &provider, before, &programs, jobs, took)
 }
 
-async fn run(
-    ground: &Ground,
-    provider: &Provider,
-    database: &str,
-    subject: Subject,
-    jobs: usize,
-    mut command: Command,
-) -> Result<Measured> {
-    let postgres =
-        ground.servers.postgres.as_ref().and_then(outdial::local::Postgres::pid).context("postgres")?;
-    let rabbitmq =
-        ground.servers.rabbit.as_ref().and_then(outdial::local::Rabbit::pid).context("rabbitmq")?;
-    let used = || -> Result<[u64; 3]> {
-        Ok([usage::cpu_us(postgres)?, usage::cpu_us(rabbitmq)?, usage::cpu_us(provider.process.pid)?])
-    };
-    let before = used()?;
-    let mut program = Process::start(command.stdout(Stdio::null()))?;
-    let placed = match subject {
-        Subject::Textbook => "select count(*) from calls where state = 'placed'",
-        Subject::Outdial | Subject::WithoutEvents => {
-            "select (select count(*) from outdial.attempts) * (select count(*) filter (where state <> 'placed') = 0
-             from outdial.live)::int"
-        }
-    };
-    let mut records = PgConnection::connect(database).await?;
+async fn outdial(ground: &Ground, jobs: usize, events: bool) -> Result<Measured> {
+    // There is no event of an account that nobody pauses.
+    let types = [("OUTDIAL__EVENTS__TYPES", "account.state_changed")];
+    let more: &[_] = if events { &[] } else { &types };
+    let stage = Stage::new(ground, "bench", Size::SMALL, NEVER, false, more).await?;
+    run(&stage, 0, jobs, 1).await
+}
+
+/// Lets so many workers do so many jobs, the first of which has that number. Every job has its record at the end.
+pub async fn run(stage: &Stage<'_>, first: usize, jobs: usize, workers: usize) -> Result<Measured> {
+    let mut records = stage.records().await?;
+    stage.provider.reset().await?;
+    let base: i64 =
+        sqlx::query_scalar("select last_value from outdial.job_no").fetch_one(&mut records).await?;
+    let before: i64 = sqlx::query_scalar("select count(*) from outdial.live").fetch_one(&mut records).await?;
+    stage.ground.fill("outdial.jobs", first..first + jobs, stage.size.campaigns).await?;
+    let cpu = usage::Servers::of(stage.ground, &stage.provider)?;
+    let mut programs: Vec<Process> = (0..workers).map(|_| stage.worker()).collect::<Result<_>>()?;
+    let placed = format!("select count(*) - {before} from outdial.live where state = 'placed'");
+    let took = until_placed(&stage.provider, &mut records, &placed, &mut programs, jobs).await?;
+    let measured = measured(stage.ground, &stage.provider, cpu, &programs, jobs, took)?;
+    let records_of = "select count(*) filter (where state = 'placed') from outdial.jobs where job_no > $1";
+    let recorded: i64 = sqlx::query_scalar(records_of).bind(base).fetch_one(&mut records).await?;
+    ensure!(recorded == jobs as i64, "{recorded} of {jobs} jobs have a record that says placed");
+    let told = until_told(&stage.provider, &mut records).await?;
+    for program in programs {
+        stage.stop(program).await?;
+    }
+    Ok(Measured { told_per_second: jobs as f64 / told.as_secs_f64(), ..measured })
+}
+
+/// Since the first POST, until the broker has confirmed every event.
+async fn until_told(provider: &StandIn, records: &mut PgConnection) -> Result<Duration> {
     let began = clock::monotonic();
-    // Asked for rarely, and of the records only when the provider has heard of all: asking costs the same machine.
-    let took = loop {
+    loop {
+        let count = provider.count().await?;
+        let left: i64 =
+            sqlx::query_scalar("select count(*) from outdial.outbox").fetch_one(&mut *records).await?;
+        if left == 0 {
+            return Ok(Duration::from_micros(count.since_us));
+        }
+        ensure!(began.elapsed() < LIMIT, "{left} events are not told after {LIMIT:?}");
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+}
+
+/// Since the first POST, until all are recorded as placed.
+async fn until_placed(
+    provider: &StandIn,
+    records: &mut PgConnection,
+    placed: &str,
+    programs: &mut [Process],
+    jobs: usize,
+) -> Result<Duration> {
+    let began = clock::monotonic();
+    loop {
         ensure!(began.elapsed() < LIMIT, "not done after {LIMIT:?}");
+        // Asked for rarely, and of the records only when the provider has heard of all: asking costs the same machine.
         tokio::time::sleep(Duration::from_millis(if jobs < 100_000 { 50 } else { 250 })).await;
-        let ended = program.ended()?;
-        let (posts, since) = provider.count().await?;
-        ensure!(posts <= jobs as u64, "{posts} POSTs for {jobs} jobs");
-        if posts == jobs as u64
-            && sqlx::query_scalar::<_, i64>(placed).fetch_one(&mut records).await? == jobs as i64
-        {
-            break since;
+        let count = provider.count().await?;
+        ensure!(count.posts <= jobs as u64, "{} POSTs for {jobs} jobs", count.posts);
+        let all = count.posts == jobs as u64;
+        let placed = sqlx::AssertSqlSafe(placed.to_owned());
+        if all && sqlx::query_scalar::<_, i64>(placed).fetch_one(&mut *records).await? == jobs as i64 {
+            return Ok(Duration::from_micros(count.since_us));
         }
-        if ended {
-            bail!("the program has ended after {posts} POSTs");
+        for program in &mut *programs {
+            if program.ended()? {
+                bail!("a program has ended after {} POSTs", count.posts);
+            }
         }
-    };
-    let (own, memory) = (usage::cpu_us(program.pid)?, usage::peak_memory(program.pid)?);
-    let after = used()?;
+    }
+}
+
+fn measured(
+    ground: &Ground,
+    provider: &StandIn,
+    before: usage::Servers,
+    programs: &[Process],
+    jobs: usize,
+    took: Duration,
+) -> Result<Measured> {
+    let mut own = 0;
+    let mut peak_memory = 0;
+    for program in programs {
+        own += usage::cpu_us(program.pid)?;
+        peak_memory = usage::peak_memory(program.pid)?.max(peak_memory);
+    }
+    let after = usage::Servers::of(ground, provider)?;
     let each = |us: u64| us as f64 / jobs as f64;
-    let measured = Measured {
-        jobs,
+    Ok(Measured {
         per_second: jobs as f64 / took.as_secs_f64(),
+        told_per_second: f64::NAN,
         cpu_us: Cpu {
             program: each(own),
-            postgres: each(after[0] - before[0]),
-            rabbitmq: each(after[1] - before[1]),
-            provider: each(after[2] - before[2]),
+            postgres: each(after.postgres.saturating_sub(before.postgres)),
+            rabbitmq: each(after.rabbitmq.saturating_sub(before.rabbitmq)),
+            provider: each(after.provider.saturating_sub(before.provider)),
         },
-        peak_memory: memory,
-    };
-    if subject != Subject::Textbook {
-        let missing = "select count(*) from outdial.jobs where state <> 'placed'";
-        let missing: i64 = sqlx::query_scalar(missing).fetch_one(&mut records).await?;
-        ensure!(missing == 0, "{missing} jobs without a record that says placed");
-    }
-    Ok(measured)
+        peak_memory,
+    })
 }
 
 /// The rate of one part alone.
-pub async fn part(ground: &Ground, part: Part, jobs: usize) -> Result<f64> {
-    let provider = Provider::start()?;
+async fn part(ground: &Ground, part: Part, jobs: usize) -> Result<f64> {
+    let provider = StandIn::start(NUMBERS, false)?;
     let database = ground.database("bench").await?;
     match part {
-        Part::Consume => ground.fill(parts::QUEUE, jobs).await?,
+        Part::Consume => ground.fill(parts::QUEUE, 0..jobs, Size::SMALL.campaigns).await?,
         Part::Insert | Part::Steps => {
             let secret = SecretString::from(database.clone());
             let pool = outdial::store::connect(
@@ -225,82 +245,4 @@ pub async fn part(ground: &Ground, part: Part, jobs: usize) -> Result<f64> {
     let line = tokio::task::spawn_blocking(move || output.read_line(&mut line).map(|_| line)).await??;
     process.wait(Duration::from_secs(10)).await?;
     Ok(line.trim().parse()?)
-}
-
-struct Settings<'a> {
-    database: &'a str,
-    amqp: &'a str,
-    provider: &'a str,
-    folder: &'a Path,
-}
-
-impl Settings<'_> {
-    fn command(&self, arguments: &[&str]) -> Command {
-        let mut command = Command::new(env!("CARGO_BIN_EXE_outdial"));
-        for (name, _) in std::env::vars_os() {
-            let name = name.to_string_lossy();
-            if ["OUTDIAL", "SYNTHFLOW_", "DATABASE_URL", "AMQP_URL", "RUST_LOG"]
-                .iter()
-                .any(|own| name.starts_with(own))
-            {
-                command.env_remove(&*name);
-            }
-        }
-        command.args(arguments).current_dir(self.folder).stdin(Stdio::null()).envs([
-            ("DATABASE_URL", self.database),
-            ("AMQP_URL", self.amqp),
-            ("SYNTHFLOW_BASE_URL", self.provider),
-            ("SYNTHFLOW_API_KEY", "bench"),
-            ("OUTDIAL__ACCOUNTS__DEFAULT__CALLS_PER_SECOND", "10000"),
-            ("OUTDIAL__HTTP__LISTEN", "127.0.0.1:0"),
-            // Learning how calls end is measured apart.
-            ("OUTDIAL__CALLS__POLL", "10m"),
-            ("RUST_LOG", "warn"),
-        ]);
-        command
-    }
-
-    /// Tables, rules with windows that never bind, and suppressions.
-    fn prepare(&self) -> Result<()> {
-        let routing = self.folder.join("routing.toml");
-        std::fs::write(&routing, rules())?;
-        let list = self.folder.join("suppressed.csv");
-        let phones = (0..SUPPRESSED).map(|n| format!("+1503{:07}\n", 2_000_000 + n));
-        std::fs::write(&list, std::iter::once("phone\n".to_owned()).chain(phones).collect::<String>())?;
-        let (routing, list) = (routing.to_string_lossy(), list.to_string_lossy());
-        for arguments in [
-            &["migrate"][..],
-            &["routing", "apply", &routing],
-            &["suppress", "import", &list, "--source", "bench"],
-        ] {
-            let output = self.command(arguments).output()?;
-            ensure!(
-                output.status.success(),
-                "outdial {arguments:?}: {}{}",
-                String::from_utf8_lossy(&output.stdout),
-                String::from_utf8_lossy(&output.stderr)
-            );
-        }
-        // The queues, which `outdial check` doesn't make: a worker does, and leaves at once.
-        let declared = self.command(&["worker"]).stdout(Stdio::null()).stderr(Stdio::null()).spawn();
-        let mut worker = declared?;
-        std::thread::sleep(Duration::from_secs(3));
-        worker.kill()?;
-        worker.wait()?;
-        Ok(())
-    }
-}
-
-/// Twenty campaigns' rules, most of which don't apply, as in a file that has grown.
-fn rules() -> String {
-    let mut text = "[defaults]\ncalling_rules = \"none\"\n\
-        number_limits = { per_second = 1000, per_minute = 60000, per_hour = 1000000, per_day = 10000000 }\n"
-        .to_owned();
-    for n in 10..30 {
-        text.push_str(&format!(
-            "[[rule]]\nname = \"other-{n}\"\nmatch = {{ campaign = [\"campaign-{n}\"] }}\n"
-        ));
-    }
-    text.push_str(&format!("[[agent]]\nmodel_id = \"{AGENT}\"\n[[rule]]\nname = \"any\"\n"));
-    text
 }

@@ -4,12 +4,29 @@ use std::collections::HashMap;
 
 use anyhow::{Context, Result};
 
+use super::ground::Ground;
+use super::provider::StandIn;
+
 /// A clock tick of /proc, which Linux fixes for programs at a hundredth of a second.
 const TICK_US: u64 = 10_000;
 
 /// Processor time of a process, of those it started that live, and of those it has waited for: microseconds.
 pub fn cpu_us(root: u32) -> Result<u64> {
-    let mut parents: HashMap<u32, (u32, u64)> = HashMap::new();
+    let processes = processes()?;
+    Ok(processes.iter().filter(|(pid, _)| is_under(&processes, **pid, root)).map(|(_, (_, us))| us).sum())
+}
+
+/// A process and those it started.
+pub fn family(root: u32) -> Result<Vec<u32>> {
+    let processes = processes()?;
+    Ok(processes.keys().copied().filter(|pid| is_under(&processes, *pid, root)).collect())
+}
+
+/// By process: its parent, and its processor time.
+type Processes = HashMap<u32, (u32, u64)>;
+
+fn processes() -> Result<Processes> {
+    let mut processes = HashMap::new();
     for entry in std::fs::read_dir("/proc")? {
         let Some(pid) = entry?.file_name().to_str().and_then(|name| name.parse::<u32>().ok()) else {
             continue;
@@ -19,23 +36,45 @@ pub fn cpu_us(root: u32) -> Result<u64> {
         let Some((_, rest)) = stat.rsplit_once(") ") else { continue };
         let fields: Vec<&str> = rest.split(' ').collect();
         let field = |n: usize| fields.get(n).and_then(|field| field.parse::<u64>().ok()).unwrap_or(0);
-        parents.insert(pid, (field(1) as u32, (field(11) + field(12) + field(13) + field(14)) * TICK_US));
+        let ticks = field(11) + field(12) + field(13) + field(14);
+        processes.insert(pid, (field(1) as u32, ticks * TICK_US));
     }
-    let under = |pid: u32| {
-        let mut at = pid;
-        // Deeper than any tree of processes here.
-        for _ in 0..20 {
-            if at == root {
-                return true;
-            }
-            match parents.get(&at) {
-                Some((parent, _)) if *parent != 0 => at = *parent,
-                _ => return false,
-            }
+    Ok(processes)
+}
+
+fn is_under(processes: &Processes, pid: u32, root: u32) -> bool {
+    let mut at = pid;
+    // Deeper than any tree of processes here.
+    for _ in 0..20 {
+        if at == root {
+            return true;
         }
-        false
-    };
-    Ok(parents.iter().filter(|(pid, _)| under(**pid)).map(|(_, (_, us))| us).sum())
+        match processes.get(&at) {
+            Some((parent, _)) if *parent != 0 => at = *parent,
+            _ => return false,
+        }
+    }
+    false
+}
+
+/// Processor time of the servers up to now, in microseconds.
+#[derive(Debug, Clone, Copy)]
+pub struct Servers {
+    pub postgres: u64,
+    pub rabbitmq: u64,
+    pub provider: u64,
+}
+
+impl Servers {
+    pub fn of(ground: &Ground, provider: &StandIn) -> Result<Self> {
+        let postgres = ground.servers.postgres.as_ref().and_then(outdial::local::Postgres::pid);
+        let rabbitmq = ground.servers.rabbit.as_ref().and_then(outdial::local::Rabbit::pid);
+        Ok(Self {
+            postgres: cpu_us(postgres.context("postgres")?)?,
+            rabbitmq: cpu_us(rabbitmq.context("rabbitmq")?)?,
+            provider: cpu_us(provider.process.pid)?,
+        })
+    }
 }
 
 /// The most memory that the process has held, in bytes.
