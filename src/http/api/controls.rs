@@ -3,7 +3,9 @@
 use axum::Json;
 use axum::http::StatusCode;
 use serde::{Deserialize, Serialize};
-use utoipa::ToSchema;
+use serde_json::{Value, json};
+use utoipa::openapi::{RefOr, Schema};
+use utoipa::{PartialSchema, ToSchema};
 use uuid::Uuid;
 
 use super::access::{Body, Controls, Named};
@@ -23,7 +25,7 @@ const REASON_CHARS_MAX: usize = 500;
 #[serde(deny_unknown_fields)]
 pub(super) struct Why {
     /// Shown in lists and events; up to 500 characters.
-    #[schema(max_length = 500)]
+    #[schema(min_length = 1, max_length = 500, pattern = "^[^\\u0000-\\u001f\\u007f-\\u009f]+$")]
     reason: Option<String>,
 }
 
@@ -57,7 +59,7 @@ pub(super) struct Stands {
 /// Cancel a job, unless an attempt is in flight
 ///
 /// 409 where it doesn't wait: in flight, it may wait again, and can be canceled then.
-#[utoipa::path(post, path = "/api/v1/jobs/{job_id}/cancel", tag = "control", params(("job_id" = String, Path)), responses(
+#[utoipa::path(post, path = "/api/v1/jobs/{job_id}/cancel", tag = "control", params(("job_id" = String, Path, pattern = "^[A-Za-z0-9._:-]{1,128}$")), responses(
     (status = 200, body = CanceledJob), (status = "4XX", body = Document, content_type = "application/problem+json"), (status = "5XX", body = Document, content_type = "application/problem+json")))]
 pub(super) async fn cancel_job(
     controls: Controls,
@@ -88,7 +90,7 @@ pub(super) struct CanceledJob {
 }
 
 /// Stop placing a campaign's calls; its jobs wait
-#[utoipa::path(post, path = "/api/v1/campaigns/{campaign_id}/pause", tag = "control", params(("campaign_id" = String, Path)), request_body = Option<Why>, responses(
+#[utoipa::path(post, path = "/api/v1/campaigns/{campaign_id}/pause", tag = "control", params(("campaign_id" = String, Path, pattern = "^[A-Za-z0-9._:-]{1,128}$")), request_body = Option<Why>, responses(
     (status = 200, body = Stands), (status = "4XX", body = Document, content_type = "application/problem+json"), (status = "5XX", body = Document, content_type = "application/problem+json")))]
 pub(super) async fn pause_campaign(
     controls: Controls,
@@ -99,7 +101,7 @@ pub(super) async fn pause_campaign(
 }
 
 /// Go on with a paused campaign
-#[utoipa::path(post, path = "/api/v1/campaigns/{campaign_id}/resume", tag = "control", params(("campaign_id" = String, Path)), request_body = Option<Why>, responses(
+#[utoipa::path(post, path = "/api/v1/campaigns/{campaign_id}/resume", tag = "control", params(("campaign_id" = String, Path, pattern = "^[A-Za-z0-9._:-]{1,128}$")), request_body = Option<Why>, responses(
     (status = 200, body = Stands), (status = "4XX", body = Document, content_type = "application/problem+json"), (status = "5XX", body = Document, content_type = "application/problem+json")))]
 pub(super) async fn resume_campaign(
     controls: Controls,
@@ -112,7 +114,7 @@ pub(super) async fn resume_campaign(
 /// Cancel a campaign for good: its waiting jobs, and those that are still to come
 ///
 /// Workers cancel the waiting jobs after this is answered; none of them is dialed any more. Calls under way go on.
-#[utoipa::path(post, path = "/api/v1/campaigns/{campaign_id}/cancel", tag = "control", params(("campaign_id" = String, Path)), request_body = Option<Why>, responses(
+#[utoipa::path(post, path = "/api/v1/campaigns/{campaign_id}/cancel", tag = "control", params(("campaign_id" = String, Path, pattern = "^[A-Za-z0-9._:-]{1,128}$")), request_body = Option<Why>, responses(
     (status = 200, body = Stands), (status = "4XX", body = Document, content_type = "application/problem+json"), (status = "5XX", body = Document, content_type = "application/problem+json")))]
 pub(super) async fn cancel_campaign(
     controls: Controls,
@@ -147,7 +149,7 @@ async fn set_campaign(
 }
 
 /// Stop placing an account's calls; its jobs wait
-#[utoipa::path(post, path = "/api/v1/accounts/{name}/pause", tag = "control", params(("name" = String, Path)), request_body = Option<Why>, responses(
+#[utoipa::path(post, path = "/api/v1/accounts/{name}/pause", tag = "control", params(("name" = String, Path, pattern = "^[A-Za-z0-9._:-]{1,128}$")), request_body = Option<Why>, responses(
     (status = 200, body = Stands), (status = "4XX", body = Document, content_type = "application/problem+json"), (status = "5XX", body = Document, content_type = "application/problem+json")))]
 pub(super) async fn pause_account(
     controls: Controls,
@@ -158,7 +160,7 @@ pub(super) async fn pause_account(
 }
 
 /// Go on with a paused account
-#[utoipa::path(post, path = "/api/v1/accounts/{name}/resume", tag = "control", params(("name" = String, Path)), request_body = Option<Why>, responses(
+#[utoipa::path(post, path = "/api/v1/accounts/{name}/resume", tag = "control", params(("name" = String, Path, pattern = "^[A-Za-z0-9._:-]{1,128}$")), request_body = Option<Why>, responses(
     (status = 200, body = Stands), (status = "4XX", body = Document, content_type = "application/problem+json"), (status = "5XX", body = Document, content_type = "application/problem+json")))]
 pub(super) async fn resume_account(
     controls: Controls,
@@ -192,7 +194,7 @@ async fn set_account(
 }
 
 /// Call from a number no more; its jobs take others, or wait
-#[utoipa::path(post, path = "/api/v1/numbers/{number}/rest", tag = "control", params(("number" = String, Path)), request_body = Option<Why>, responses(
+#[utoipa::path(post, path = "/api/v1/numbers/{number}/rest", tag = "control", params(("number" = String, Path, pattern = "^\\+[1-9][0-9]{6,14}$")), request_body = Option<Why>, responses(
     (status = 200, body = Stands), (status = "4XX", body = Document, content_type = "application/problem+json"), (status = "5XX", body = Document, content_type = "application/problem+json")))]
 pub(super) async fn rest_number(
     controls: Controls,
@@ -203,7 +205,7 @@ pub(super) async fn rest_number(
 }
 
 /// Call from a number again, whatever state it was in
-#[utoipa::path(post, path = "/api/v1/numbers/{number}/activate", tag = "control", params(("number" = String, Path)), request_body = Option<Why>, responses(
+#[utoipa::path(post, path = "/api/v1/numbers/{number}/activate", tag = "control", params(("number" = String, Path, pattern = "^\\+[1-9][0-9]{6,14}$")), request_body = Option<Why>, responses(
     (status = 200, body = Stands), (status = "4XX", body = Document, content_type = "application/problem+json"), (status = "5XX", body = Document, content_type = "application/problem+json")))]
 pub(super) async fn activate_number(
     controls: Controls,
@@ -219,7 +221,7 @@ async fn set_number(
     body: &Body,
     to: NumberTo,
 ) -> Result<Json<Stands>, Problem> {
-    let number = name.parse("the number", e164)?;
+    let number = e164(&name.0).ok_or_else(|| Problem::bad("the number is not E.164"))?;
     let why = Why::of(body)?;
     let (_turn, ledger) = controls.turn().await?;
     let was = stops::set_number(&ledger.pool, &number, to, why.reason.as_deref(), ledger.events)
@@ -255,17 +257,64 @@ pub(super) async fn kill_switch(controls: Controls, body: Body) -> Result<Json<S
 }
 
 /// A phone, or all that begin so, never to be called: by anybody, or for one brand or campaign.
-#[derive(Debug, Deserialize, ToSchema)]
+#[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub(super) struct Suppress {
-    /// E.164; this or `prefix`.
+    /// As people write it, with its country: +1 415 555 0123.
     phone: Option<String>,
     prefix: Option<String>,
     brand: Option<String>,
     campaign_id: Option<String>,
     /// Where it comes from; `api` where it isn't told.
-    #[schema(max_length = 200)]
     source: Option<String>,
+}
+
+impl ToSchema for Suppress {}
+
+impl PartialSchema for Suppress {
+    fn schema() -> RefOr<Schema> {
+        let text =
+            |pattern: &str, says: &str| json!({ "type": "string", "pattern": pattern, "description": says });
+        let phone = text(
+            "^\\+[1-9][0-9]{6,14}$",
+            "With its country, as people write it or in E.164; one that can't be dialed is refused",
+        );
+        let prefix = text("^\\+[1-9][0-9]{0,14}$", "All numbers that begin so");
+        let one_of = |what: (&str, &Value), scope: Option<(&str, Value)>| {
+            let source = json!({ "type": ["string", "null"], "minLength": 1, "maxLength": 200, "pattern": NO_CONTROLS, "description": "Where it comes from" });
+            // What isn't said may be left out, or be null.
+            let nothing = json!({ "type": "null" });
+            let mut properties = json!({
+                "phone": nothing, "prefix": nothing, "brand": nothing, "campaign_id": nothing, "source": source
+            });
+            properties[what.0] = what.1.clone();
+            let mut required = vec![what.0];
+            if let Some((name, pattern)) = scope {
+                properties[name] = pattern;
+                required.push(name);
+            }
+            json!({ "type": "object", "required": required, "properties": properties, "additionalProperties": false })
+        };
+        let mut all = Vec::new();
+        for what in [("phone", &phone), ("prefix", &prefix)] {
+            all.push(one_of(what, None));
+            all.push(one_of(what, Some(("brand", text(OPAQUE, "By calls in its name alone")))));
+            all.push(one_of(what, Some(("campaign_id", text(KEY, "By this campaign alone")))));
+        }
+        described(
+            json!({ "oneOf": all, "description": "A phone, or a prefix; for everybody, one brand, or one campaign" }),
+        )
+    }
+}
+
+const NO_CONTROLS: &str = "^[^\\u0000-\\u001f\\u007f-\\u009f]+$";
+const OPAQUE: &str = "^[^\\u0000-\\u001f\\u007f-\\u009f]{1,128}$";
+const KEY: &str = "^[A-Za-z0-9._:-]{1,128}$";
+
+/// Where what goes with what is more than a derive can say.
+fn described(schema: Value) -> RefOr<Schema> {
+    // A test holds every answer and the description against each other: one that can't be read stands out.
+    RefOr::T(serde_json::from_value(schema).unwrap_or_default())
 }
 
 impl Suppress {
@@ -315,23 +364,32 @@ pub(super) async fn suppress(controls: Controls, body: Body) -> Result<(StatusCo
 }
 
 /// What a person says became of an attempt in review.
-#[derive(Debug, Deserialize, ToSchema)]
-#[serde(deny_unknown_fields)]
-pub(super) struct Resolve {
-    outcome: Said,
-    /// The provider's id of the call, where it was placed: its end is then learned.
-    call_id: Option<String>,
+#[derive(Debug, Deserialize)]
+#[serde(tag = "outcome", rename_all = "snake_case", deny_unknown_fields)]
+pub(super) enum Resolve {
+    /// It was placed; by which call, where that is known: its end is then learned.
+    Placed { call_id: Option<String> },
+    /// It was not: the job is dialed again.
+    NotPlaced {},
+    /// Nobody will know: the job is done.
+    Closed {},
 }
 
-#[derive(Debug, Deserialize, ToSchema)]
-#[serde(rename_all = "snake_case")]
-enum Said {
-    /// It was placed.
-    Placed,
-    /// It was not: the job is dialed again.
-    NotPlaced,
-    /// Nobody will know: the job is done.
-    Closed,
+impl ToSchema for Resolve {}
+
+impl PartialSchema for Resolve {
+    fn schema() -> RefOr<Schema> {
+        let one = |outcome: &str, says: &str, mut properties: Value| {
+            properties["outcome"] = json!({ "type": "string", "enum": [outcome] });
+            json!({ "type": "object", "description": says, "required": ["outcome"], "properties": properties, "additionalProperties": false })
+        };
+        let call = json!({ "call_id": { "type": ["string", "null"], "pattern": OPAQUE, "description": "The provider's id of the call: its end is then learned" } });
+        described(json!({ "oneOf": [
+            one("placed", "It was placed", call),
+            one("not_placed", "It was not: the job is dialed again", json!({})),
+            one("closed", "Nobody will know: the job is done", json!({})),
+        ] }))
+    }
 }
 
 #[derive(Debug, Serialize, ToSchema)]
@@ -345,17 +403,13 @@ pub(super) struct Resolved {
     (status = 200, body = Resolved), (status = "4XX", body = Document, content_type = "application/problem+json"), (status = "5XX", body = Document, content_type = "application/problem+json")))]
 pub(super) async fn resolve(controls: Controls, name: Named, body: Body) -> Result<Json<Resolved>, Problem> {
     let attempt_id = name.parse("the attempt id is a UUID:", Uuid::parse_str)?;
-    let said: Resolve = body.json()?;
-    let resolution = match (said.outcome, said.call_id) {
-        (Said::Placed, call_id) => {
+    let resolution = match body.json()? {
+        Resolve::Placed { call_id } => {
             let call_id = call_id.as_deref().map(CallId::parse).transpose();
             Resolution::Placed { call_id: call_id.map_err(|why| Problem::bad(format!("call_id {why}")))? }
         }
-        (Said::NotPlaced | Said::Closed, Some(_)) => {
-            return Err(Problem::bad("call_id goes with the outcome placed only"));
-        }
-        (Said::NotPlaced, None) => Resolution::NotPlaced,
-        (Said::Closed, None) => Resolution::Closed,
+        Resolve::NotPlaced {} => Resolution::NotPlaced,
+        Resolve::Closed {} => Resolution::Closed,
     };
     let (_turn, ledger) = controls.turn().await?;
     let until = reconcile::now(&ledger.pool).await.map_err(Problem::of_database)?;

@@ -1,10 +1,13 @@
 //! What may be read.
 
+use std::collections::HashMap;
+
 use axum::Json;
 use chrono::{DateTime, Datelike};
 use serde::Deserialize;
-use serde_json::Value;
-use utoipa::IntoParams;
+use serde::de::IgnoredAny;
+use serde_json::{Value, json};
+use utoipa::{IntoParams, ToSchema};
 use uuid::Uuid;
 
 use super::access::{Asked, Body, Named, Reads};
@@ -13,7 +16,7 @@ use super::problem::{Document, Problem};
 use super::rows::{Call, Campaign, InReview, Job, Number, Story, Version, Waiting};
 use crate::core::decide::CampaignState;
 use crate::core::ids::{CampaignId, JobId, ModelId};
-use crate::core::phone::{self, E164, PhoneCheck};
+use crate::core::phone::E164;
 use crate::core::states::{AttemptState, Disposition, JobState, NumberState};
 use crate::engine::explained::ExplainError;
 use crate::engine::ledger::LedgerError;
@@ -22,10 +25,11 @@ use crate::store::{Ledger, reporting};
 
 type Answer<T> = Result<Json<T>, Problem>;
 
-/// A number; a `+` that wasn't encoded arrives as a space.
-pub(super) fn e164(text: &str) -> Result<E164, String> {
-    let text = text.strip_prefix(' ').map_or_else(|| text.to_owned(), |digits| format!("+{digits}"));
-    phone::parse(&text, PhoneCheck::Possible).map(|phone| phone.number).map_err(|fault| fault.to_string())
+/// A number of ours, as lists show it; a `+` that wasn't encoded arrives as a space.
+pub(super) fn e164(text: &str) -> Option<E164> {
+    E164::from_canonical(
+        &text.strip_prefix(' ').map_or_else(|| text.to_owned(), |digits| format!("+{digits}")),
+    )
 }
 
 /// The fields of every query of a list, after its own.
@@ -47,37 +51,38 @@ macro_rules! query {
 
 query!(JobsAsked {
     /// Only of this campaign.
-    #[param(value_type = Option<String>)]
+    #[param(value_type = Option<String>, pattern = "^[A-Za-z0-9._:-]{1,128}$")]
     campaign_id: CampaignId,
     state: JobState,
 });
 query!(CallsAsked {
     /// Only of this job.
-    #[param(value_type = Option<String>)]
+    #[param(value_type = Option<String>, pattern = "^[A-Za-z0-9._:-]{1,128}$")]
     job_id: JobId,
     /// Only of this campaign.
-    #[param(value_type = Option<String>)]
+    #[param(value_type = Option<String>, pattern = "^[A-Za-z0-9._:-]{1,128}$")]
     campaign_id: CampaignId,
     state: AttemptState,
     disposition: Disposition,
     /// Only from this number.
+    #[param(pattern = "^\\+[1-9][0-9]{6,14}$")]
     from_phone_number: String,
 });
 query!(CampaignsAsked { state: CampaignState });
 query!(NumbersAsked {
     state: NumberState,
     /// Only of this agent.
-    #[param(value_type = Option<String>)]
+    #[param(value_type = Option<String>, pattern = "^[^\\u0000-\\u001f\\u007f-\\u009f]{1,128}$")]
     model_id: ModelId,
 });
 query!(WaitingAsked {
     /// Only of this campaign.
-    #[param(value_type = Option<String>)]
+    #[param(value_type = Option<String>, pattern = "^[A-Za-z0-9._:-]{1,128}$")]
     campaign_id: CampaignId,
 });
 query!(ReviewAsked {
     /// Only of this campaign.
-    #[param(value_type = Option<String>)]
+    #[param(value_type = Option<String>, pattern = "^[A-Za-z0-9._:-]{1,128}$")]
     campaign_id: CampaignId,
 });
 query!(VersionsAsked {});
@@ -95,7 +100,7 @@ pub(super) async fn jobs(reads: Reads, Asked(asked): Asked<JobsAsked>) -> Answer
 }
 
 /// A job's whole story: state, what holds it, every attempt with its decision
-#[utoipa::path(get, path = "/api/v1/jobs/{job_id}", tag = "read", params(("job_id" = String, Path)), responses(
+#[utoipa::path(get, path = "/api/v1/jobs/{job_id}", tag = "read", params(("job_id" = String, Path, pattern = "^[A-Za-z0-9._:-]{1,128}$")), responses(
     (status = 200, body = Story), (status = "4XX", body = Document, content_type = "application/problem+json"), (status = "5XX", body = Document, content_type = "application/problem+json")))]
 pub(super) async fn job(reads: Reads, name: Named) -> Answer<Story> {
     let job = name.parse("the job id", JobId::parse)?;
@@ -115,8 +120,9 @@ pub(super) async fn job(reads: Reads, name: Named) -> Answer<Story> {
 #[utoipa::path(get, path = "/api/v1/calls", tag = "read", params(CallsAsked), responses(
     (status = 200, body = Listed<Call>), (status = "4XX", body = Document, content_type = "application/problem+json"), (status = "5XX", body = Document, content_type = "application/problem+json")))]
 pub(super) async fn calls(reads: Reads, Asked(asked): Asked<CallsAsked>) -> Answer<Listed<Call>> {
-    let number = asked.from_phone_number.as_deref().map(e164).transpose();
-    let number = number.map_err(|why| Problem::bad(format!("from_phone_number {why}")))?;
+    let number =
+        asked.from_phone_number.as_deref().map(|text| e164(text).ok_or("from_phone_number is not E.164"));
+    let number = number.transpose().map_err(Problem::bad)?;
     let wanted = CallsWanted {
         job: asked.job_id.as_ref(),
         campaign: asked.campaign_id.as_ref(),
@@ -190,16 +196,38 @@ pub(super) async fn versions(reads: Reads, Asked(asked): Asked<VersionsAsked>) -
 }
 
 /// What would become of a job now: the rule, every candidate, each exclusion. Nothing is written
+///
+/// What can't be a job would be dead-lettered: `outcome` is `dead_letter` then, with `reason` and `detail`.
 #[utoipa::path(post, path = "/api/v1/routing/explain", tag = "read",
-    request_body(content = Value, description = "A job as it would be published; `job_id` may be absent", content_type = "application/json"),
-    responses((status = 200, body = Value), (status = "4XX", body = Document, content_type = "application/problem+json"), (status = "5XX", body = Document, content_type = "application/problem+json")))]
-pub(super) async fn explain(reads: Reads, Body(body): Body) -> Answer<Value> {
+    request_body(content = HashMap<String, Value>, description = "A job as it would be published (`outdial schema job`); `job_id` may be absent"),
+    responses((status = 200, body = Explained), (status = "4XX", body = Document, content_type = "application/problem+json"), (status = "5XX", body = Document, content_type = "application/problem+json")))]
+pub(super) async fn explain(reads: Reads, body: Body) -> Answer<Value> {
+    // That it is an object, before it is looked at as a job.
+    let _: HashMap<String, IgnoredAny> = body.json()?;
     let ledger = Ledger::onlooker(reads.ledger.reads.clone());
-    let explained = reads.ledger.explainer.explain(&ledger, &body, rand::random()).await;
-    let explanation = explained.map_err(|error| match error {
-        ExplainError::NoJob(_) => Problem::bad(error.to_string()),
-        ExplainError::Ledger(error @ LedgerError::Refused(_)) => Problem::conflict(error.to_string()),
-        ExplainError::Ledger(error) => Problem::of_database(error),
-    })?;
-    serde_json::to_value(explanation).map(Json).map_err(|error| Problem::of_rows("explain", &error))
+    match reads.ledger.explainer.explain(&ledger, &body.0, rand::random()).await {
+        Ok(explanation) => {
+            serde_json::to_value(explanation).map(Json).map_err(|error| Problem::of_rows("explain", &error))
+        }
+        Err(ExplainError::NoJob(letter)) => Ok(Json(
+            json!({ "outcome": "dead_letter", "reason": letter.reason.as_str(), "detail": letter.detail }),
+        )),
+        Err(ExplainError::Ledger(error @ LedgerError::Refused(_))) => {
+            Err(Problem::conflict(error.to_string()))
+        }
+        Err(ExplainError::Ledger(error)) => Err(Problem::of_database(error)),
+    }
+}
+
+/// As `outdial routing explain --json` prints it.
+#[derive(ToSchema)]
+#[expect(dead_code, reason = "it only describes what others write")]
+struct Explained {
+    /// dial, wait, refuse, dead_letter
+    outcome: String,
+    /// Why not now, or not at all.
+    reason: Option<String>,
+    /// More of what it is made of: rule, candidates, exclusions, dates.
+    #[serde(flatten)]
+    more: HashMap<String, Value>,
 }

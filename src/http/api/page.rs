@@ -37,7 +37,7 @@ pub(super) fn from<K: DeserializeOwned>(
 }
 
 pub(super) fn not_a_cursor() -> Problem {
-    Problem::bad("cursor must be the next_cursor of the same list")
+    Problem::missing("there is no such page: cursor must be the next_cursor of the same list")
 }
 
 fn key_of<K: DeserializeOwned>(list: &str, cursor: &str) -> Option<K> {
