@@ -66,6 +66,8 @@ pub(super) fn router(api: Api, tokens: Tokens) -> Router {
         .layer(axum::extract::DefaultBodyLimit::max(FORM_BYTES_MAX))
         .layer(axum::middleware::map_response(guarded))
         .route("/page/style.css", still("text/css; charset=utf-8", parts::STYLE))
+        // Browsers ask for one; there is none.
+        .route("/favicon.ico", get(|| async { StatusCode::NO_CONTENT }))
         .route("/page/page.js", still("text/javascript; charset=utf-8", parts::SCRIPT))
         .with_state(Desk { api, tokens })
 }

@@ -212,7 +212,10 @@ pub(super) fn facts(row: &Value, without: &[&str]) -> Markup {
 
 fn told_value(value: &Value) -> Markup {
     match value {
-        Value::String(text) => html! { (text) },
+        Value::String(text) => match text.parse::<DateTime<Utc>>() {
+            Ok(at) => html! { time datetime=(text) { (at.format("%Y-%m-%d %H:%M:%S")) } },
+            Err(_) => html! { (text) },
+        },
         Value::Object(_) => facts(value, &[]),
         Value::Array(items) if items.iter().any(|item| item.is_object()) => {
             html! { @for item in items { (facts(item, &[])) } }
@@ -255,6 +258,9 @@ mod tests {
             "{page}"
         );
         assert!(!page.contains("none"), "{page}");
+        let row = serde_json::json!({ "at": "2026-11-29T11:23:13.408903+00:00", "job_id": "2026" });
+        let page = facts(&row, &[]).into_string();
+        assert!(page.contains(">2026-11-29 11:23:13<") && page.contains("<dd>2026</dd>"), "{page}");
     }
 
     #[test]

@@ -105,7 +105,7 @@ pub(super) async fn overview(guest: Guest) -> Page {
             table {
                 thead { tr {
                     th { "Campaign" } th { "State" } th { "Jobs" } th.n { "Waiting" } th.n { "Done" } th.n { "Answered" }
-                    th.n { "Last hour" } th { "Finished" } th { "" }
+                    th.n { "Last hour" } th { "Finished" } th { span.unseen { "Actions" } }
                 } }
                 tbody {
                     @for row in &campaigns.rows {
@@ -129,7 +129,7 @@ pub(super) async fn overview(guest: Guest) -> Page {
         h2 { "Why jobs wait" }
         div.scroll id="waiting" data-live tabindex="0" role="region" aria-label="Why jobs wait" {
             table {
-                thead { tr { th { "Reason" } th.n { "Jobs" } th { "" } } }
+                thead { tr { th { "Reason" } th.n { "Jobs" } th { span.unseen { "Share" } } } }
                 tbody {
                     @for (reason, jobs) in &reasons {
                         tr {
@@ -145,7 +145,7 @@ pub(super) async fn overview(guest: Guest) -> Page {
         h2 { "Accounts" }
         div.scroll id="accounts" data-live tabindex="0" role="region" aria-label="Accounts" {
             table {
-                thead { tr { th { "Account" } th { "State" } th { "Calls at once" } th.n { "Calls a second" } th { "Held until" } th { "" } } }
+                thead { tr { th { "Account" } th { "State" } th { "Calls at once" } th.n { "Calls a second" } th { "Held until" } th { span.unseen { "Actions" } } } }
                 tbody {
                     @for row in &accounts {
                         tr {
@@ -292,12 +292,12 @@ pub(super) async fn numbers(guest: Guest, Query(asked): Query<After>) -> Page {
                 @let percent = fullest(row);
                 @let number = text(row, "number");
                 @let off = !matches!(text(row, "state"), "active" | "warming");
-                li { a href={ "/numbers/" (number) } class=[off.then_some("off")] title={ (number) " · " (text(row, "state")) " · " (percent) " %" }
-                    aria-label={ (number) ", " (text(row, "state")) ", " (percent) " percent of its fullest limit" } {
+                li { a href={ "/numbers/" (number) } class=[off.then_some("off")] title={ (number) " · " (text(row, "state")) " · " (percent) " %" } {
                     svg viewBox="0 0 10 100" preserveAspectRatio="none" aria-hidden="true" {
                         rect class=(shade(percent)) y=(100 - percent) width="10" height=(percent) {}
                     }
-                    span { (number.get(number.len().saturating_sub(4)..).unwrap_or(number)) }
+                    @let (before, last) = number.split_at(number.len().saturating_sub(4));
+                    span { span.unseen { (before) } (last) span.unseen { ", " (text(row, "state")) ", " (percent) " percent of its fullest limit" } }
                 } }
             }
         }
