@@ -108,7 +108,7 @@ create table outdial.limits (
     last_ordinal bigint not null default 0,
     last_slot timestamptz,
     in_use int not null default 0,                  -- reservations and live calls
-    mended_at timestamptz,                          -- grants were moved to when their calls had really arrived
+    mended_at timestamptz,                          -- grants were moved: to when their calls had really arrived, or off the future
     unique (kind, key)
 ) with (fillfactor = 60);
 

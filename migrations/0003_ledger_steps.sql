@@ -133,6 +133,7 @@ create function outdial.reserve(
 #variable_conflict use_column
 declare
     v_now timestamptz;
+    v_furthest timestamptz;
     v_from timestamptz;
     v_until timestamptz;
     v_things int[];
@@ -175,6 +176,7 @@ begin
     v_stepped := exists (select 1 from outdial.clock_steps);
     -- Whatever stands in a log for a time up to a second after a step is from before it.
     v_from := greatest(v_now + p_lead, (select max(c.noted_at) + interval '1 second' from outdial.clock_steps c));
+    v_furthest := v_now + interval '2 seconds';
     v_until := v_now + interval '90 days';
 
     if v_sticky then
@@ -287,8 +289,9 @@ begin
                      b.x_no, b.x_last, b.x_slot0, b.x_room, b.x1, b.x2, b.x3, b.x4,
                      row_number() over (partition by c_no order by at, ord) as place
               from by_number b
-              -- A slot is near also where only the log's order puts it off: another worker looks further ahead.
-              where not coalesce(over, false) and (at <= v_now + p_lead + p_horizon or at <= n_slot0)) r
+              -- A slot is near also where only the log's order puts it off: another worker looks further ahead. Not further than a
+              -- slot can be, which a log from before a step of the clock back is.
+              where not coalesce(over, false) and (at <= v_now + p_lead + p_horizon or (at <= n_slot0 and at <= v_furthest))) r
     ), by_account as materialized (
         select r.ord, greatest(r.at, r.x_slot0,
                    (select g.slot + v_second + case when v_stepped then outdial.stepped(g.slot) else v_none end
@@ -302,13 +305,13 @@ begin
                coalesce(r.place > least(r.x1, r.x2, r.x3, r.x4), false) or coalesce(r.place > r.x_room, false) as over,
                greatest(r.floor, r.x_slot0) as floor
         from (select b.*, row_number() over (partition by x_no order by at, ord) as place2
-              from by_campaign b where not over and (at <= v_now + p_lead + p_horizon or at <= floor)) q
+              from by_campaign b where not over and (at <= v_now + p_lead + p_horizon or (at <= floor and at <= v_furthest))) q
         cross join lateral (select q.ord, q.at, q.floor, q.x_no, q.x_last, q.x_slot0, q.x_room, q.x1, q.x2, q.x3, q.x4, q.place2 as place) r
     ), granted as materialized (
         select * from (
             select c.*, b.at, row_number() over (partition by c.account order by b.at, c.ord) as place
             from by_account b join cand c using (ord)
-            where not b.over and (b.at <= v_now + p_lead + p_horizon or b.at <= b.floor)) c
+            where not b.over and (b.at <= v_now + p_lead + p_horizon or (b.at <= b.floor and b.at <= v_furthest))) c
         where c.place = 1 or c.account <> all (v_probe)
     ), gone as (
         delete from outdial.work w where w.job_no = any (array(select job from granted))
@@ -498,17 +501,19 @@ begin
         where l.thing_no = any (array(select unnest(array[number_thing, campaign_thing, account_thing]) from held))
           and l.mended_at > v_now - interval '5 seconds'
     ), granted as materialized (
-        -- Looked for from the log's end on, where it is near. What was moved itself is not found, and keeps its place.
+        -- Looked for from the log's end on, where it is near. A slot that doesn't stand there any more was put to another time when
+        -- the clock had gone back: nothing is kept free for it.
         select h.job_no, h.slot, l.*, case g.slot when h.slot then g.ordinal end as mine
         from held h cross join lateral unnest(array[h.number_thing, h.campaign_thing, h.account_thing]) t(thing)
         join mended l on l.thing_no = t.thing
-        cross join lateral (select g.ordinal, g.slot from outdial.grants g
-                            where g.thing_no = l.thing_no and g.ordinal > l.last_ordinal - 1000 and g.slot <= h.slot
-                            order by g.thing_no desc, g.ordinal desc limit 1) g
+        left join lateral (select g.ordinal, g.slot from outdial.grants g
+                           where g.thing_no = l.thing_no and g.ordinal > l.last_ordinal - 1000 and g.slot <= h.slot
+                           order by g.thing_no desc, g.ordinal desc limit 1) g on true
     ), crowded as materialized (
         -- Slots made before a log was mended may be too early now.
         select distinct m.job_no from granted m
-        where greatest(
+        where (m.mine is null and coalesce(m.per_second, m.per_minute, m.per_hour, m.per_day) is not null)
+           or greatest(
                   (select g.slot + interval '1 second' + outdial.stepped(g.slot)
                    from outdial.grants g where g.thing_no = m.thing_no and g.ordinal = m.mine - m.per_second),
                   (select g.slot + interval '1 minute' + outdial.stepped(g.slot)
@@ -1176,8 +1181,9 @@ begin
     update outdial.live l set since = v_now where l.since > v_now + interval '2 seconds';
     update outdial.duties d set until = v_now where d.until > v_now + interval '1 minute';
     update outdial.accounts a set breaker_until = v_now where a.breaker_until > v_now + interval '10 seconds';
-    if cardinality(v_things) = 0 then return 0; end if;
+    -- Also where no log is ahead any more: one may have been made while the log was waited for.
     perform outdial.release(null, array(select r.job_no from outdial.reservations r where r.slot > v_now + interval '2 seconds'));
+    if cardinality(v_things) = 0 then return 0; end if;
     perform 1 from outdial.limits l where l.thing_no = any (v_things) order by l.thing_no for update;
     -- Others may have done it while the locks were waited for, and granted since: what is near now isn't touched.
     v_now := clock_timestamp();
@@ -1187,7 +1193,7 @@ begin
         from (select g.ordinal, g.slot from outdial.grants g where g.thing_no = v_thing order by g.ordinal desc limit 100000) t
         where t.slot > v_now + interval '1 second';
         update outdial.grants g set slot = v_now + interval '1 second' where g.thing_no = v_thing and g.ordinal >= v_from;
-        update outdial.limits l set last_slot = v_now + interval '1 second' where l.thing_no = v_thing;
+        update outdial.limits l set last_slot = v_now + interval '1 second', mended_at = v_now where l.thing_no = v_thing;
     end loop;
     return cardinality(v_things);
 end $$;

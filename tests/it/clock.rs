@@ -4,7 +4,7 @@ use chrono::{DateTime, TimeDelta, Utc};
 use outdial::local::PostgresSetup;
 use sqlx::PgPool;
 
-use crate::support::ledger::{SLACK, ground, reserve};
+use crate::support::ledger::{SLACK, ground, leave, reserve};
 use crate::support::machine::FakeClock;
 use crate::support::stage::{ANY_NUMBER, LONG, Stage, jobs, numbers, sandbox_config};
 use crate::support::{database, database_on, eventually, own_postgres_with, vhost};
@@ -69,6 +69,37 @@ async fn after_a_step_back_nothing_is_shut_for_as_long_as_it_was() {
     let answer = reserve(&db, &[(2, 0, 0)]).await;
     let next = answer[0].slot.or(answer[0].next_at).unwrap();
     assert!(next < outdial::clock::wall() + TimeDelta::seconds(3), "{next}");
+}
+
+/// A log that a clock an hour ahead has left lets nobody have a slot in an hour; a slot of that time that was made all the same is
+/// given back, and gets no leave once its grant stands elsewhere.
+#[tokio::test]
+async fn no_slot_of_a_clock_that_went_back_is_called_at() {
+    let database = database().await;
+    let db = PgPool::connect(&database.url).await.unwrap();
+    let many = ([Some(50), None, None, None], None);
+    ground(&db, UNLIMITED, &[UNLIMITED], &[many], 5).await;
+    let run = async |statement: &str| {
+        sqlx::query(sqlx::AssertSqlSafe(statement.to_owned())).execute(&db).await.unwrap();
+    };
+    let count = async |query: &str| {
+        sqlx::query_scalar::<_, i64>(sqlx::AssertSqlSafe(query.to_owned())).fetch_one(&db).await.unwrap()
+    };
+    assert!(reserve(&db, &[(1, 0, 0)]).await[0].slot.is_some());
+    for table in ["grants set slot = slot", "limits set last_slot = last_slot"] {
+        run(&format!("update outdial.{table} + interval '1 hour'")).await;
+    }
+    let refused = reserve(&db, &[(2, 0, 0)]).await.remove(0);
+    assert_eq!((refused.slot, refused.refused.as_deref()), (None, Some("number_limit")));
+    run("select outdial.mend_future('10 seconds', 100)").await;
+    // Its grant was moved, and nothing is kept free for it.
+    let (_, verdict) = leave(&db, TimeDelta::minutes(10), &[1]).await.swap_remove(0);
+    assert_eq!(verdict.as_deref(), Some("late"));
+    // One that was committed while the log was waited for: no log is ahead any more.
+    run("update outdial.reservations set slot = slot + interval '1 hour'").await;
+    run("select outdial.mend_future('10 seconds', 100)").await;
+    assert_eq!(count("select count(*) from outdial.reservations").await, 0);
+    assert_eq!(count("select count(*) from outdial.work where job_no = 1").await, 1);
 }
 
 /// What the first of two has put to now, and what was granted since, is not put back by the other, who began before it.
