@@ -1,5 +1,6 @@
 //! The operators' page: what it shows, that its buttons do what they say, and that nobody else's do.
 
+use outdial::synthflow::sandbox::{Action, Override};
 use reqwest::header::{COOKIE, LOCATION, SET_COOKIE};
 use reqwest::redirect::Policy;
 use reqwest::{Client, Response};
@@ -146,6 +147,42 @@ async fn pages_tell_how_things_stand_and_buttons_change_it() {
     {
         assert_eq!(browser.get(path).await.status().as_u16(), status, "{path}");
     }
+    stage.stopped(worker).await;
+}
+
+#[tokio::test]
+async fn a_person_says_on_the_page_what_became_of_calls_that_nobody_knows_of() {
+    let stage = stage().await;
+    let fast = [("OUTDIAL__RECONCILE__QUARANTINE", "3s"), ("OUTDIAL__CALLS__READS_PER_SECOND", "100")];
+    let worker = stage
+        .worker(&[&[("OUTDIAL_API_TOKEN", CONTROL), ("OUTDIAL_API_READ_TOKEN", READ)][..], &fast].concat())
+        .await;
+    let refused = Action::Answer { status: 500, body: None, retry_after_s: None };
+    stage.sandbox.override_posts(Override::next(3, refused));
+    let three: Vec<_> =
+        (0..3).map(|n| job(&format!("crm:{n}"), "spring", &format!("+1415555020{n}"))).collect();
+    stage.publish(&three).await;
+    stage.jobs("review", Some("unconfirmed"), 3, LONG).await;
+    let browser = Browser::log_in(&worker, CONTROL).await;
+    let reader = Browser::log_in(&worker, READ).await.page("/review").await;
+    assert!(reader.contains("crm:0") && !reader.contains("+1415555") && !reader.contains("/do/"), "{reader}");
+    let page = browser.page("/review").await;
+    let forms: Vec<String> = page
+        .split("action=\"/do/review/")
+        .skip(1)
+        .filter_map(|rest| rest.split('/').next().map(str::to_owned))
+        .collect();
+    assert_eq!(forms.len(), 9, "three for each of three: {page}");
+    let resolve = async |nth: usize, what: &str, more: &[(&str, &str)]| {
+        browser.press("/review", &format!("/do/review/{}/{what}", forms[3 * nth]), more).await
+    };
+    assert_eq!(resolve(0, "placed", &[("call_id", "by-hand")]).await, 303);
+    assert_eq!(resolve(1, "closed", &[]).await, 303);
+    assert_eq!(resolve(2, "not_placed", &[]).await, 303);
+    stage.jobs("placed", None, 1, LONG).await;
+    stage.jobs("done", Some("unconfirmed"), 1, LONG).await;
+    stage.jobs("done", None, 2, LONG).await;
+    assert!(browser.page("/review").await.contains("Nothing is in review."));
     stage.stopped(worker).await;
 }
 

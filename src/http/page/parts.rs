@@ -46,8 +46,11 @@ pub(super) fn frame(
                     }
                 }
                 main id="main" {
-                    @if stopped {
-                        p.note.bad role="status" { strong { "The kill switch is on." } " Nothing is dialed, in any campaign." }
+                    p.note.bad id="stale" role="status" hidden { "These figures are not current: the worker doesn't answer." }
+                    div id="standing" data-live {
+                        @if stopped {
+                            p.note.bad role="status" { strong { "The kill switch is on." } " Nothing is dialed, in any campaign." }
+                        }
                     }
                     h1 { (title) }
                     (body)

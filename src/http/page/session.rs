@@ -44,9 +44,12 @@ pub(super) fn no_cookie() -> String {
 /// The session of a request, if it has one that is good.
 pub(super) fn of(headers: &HeaderMap, tokens: &Tokens, now: DateTime<Utc>) -> Option<Session> {
     let cookies = headers.get_all(header::COOKIE).iter().filter_map(|value| value.to_str().ok());
-    let mut pairs =
-        cookies.flat_map(|cookies| cookies.split(';')).filter_map(|pair| pair.trim().split_once('='));
-    let (_, value) = pairs.find(|(name, _)| *name == COOKIE)?;
+    let pairs = cookies.flat_map(|cookies| cookies.split(';')).filter_map(|pair| pair.trim().split_once('='));
+    // Another worker of this host may have set one of the same name.
+    pairs.filter(|(name, _)| *name == COOKIE).find_map(|(_, value)| read(value, tokens, now))
+}
+
+fn read(value: &str, tokens: &Tokens, now: DateTime<Utc>) -> Option<Session> {
     let (said, signature) = value.rsplit_once('.')?;
     let (right, until) = said.split_once('.')?;
     let right = Right::parse(right)?;
@@ -88,7 +91,10 @@ mod tests {
     fn sent(cookie: &str) -> HeaderMap {
         let mut headers = HeaderMap::new();
         let pair = cookie.split(';').next().unwrap();
-        headers.insert(header::COOKIE, format!("other=1; {pair}; last=2").parse().unwrap());
+        headers.insert(
+            header::COOKIE,
+            format!("other=1; outdial_session=read.1.00; {pair}; last=2").parse().unwrap(),
+        );
         headers
     }
 

@@ -206,7 +206,7 @@ pub(super) async fn campaign(guest: Guest, Path(id): Path<String>) -> Page {
     let session = &guest.session;
     let body = html! {
         div id="campaign" data-live {
-            p.bar { (state(text(&row, "state"))) @if session.controls() { (switch(session, &row)) } }
+            div.bar { (state(text(&row, "state"))) @if session.controls() { (switch(session, &row)) } }
             (key(&STATES.map(|(class, name, _)| (class, name))))
             (progress(&row))
             dl.figures {
@@ -347,7 +347,7 @@ pub(super) async fn number(guest: Guest, Path(id): Path<String>) -> Page {
     let path = format!("/do/numbers/{}", number.as_str());
     let body = html! {
         div id="number" data-live {
-            p.bar {
+            div.bar {
                 (state(text(&row, "state"))) span.dim { (text(&row, "state_reason")) }
                 @if session.controls() {
                     @if matches!(text(&row, "state"), "active" | "warming") { (told(&format!("{path}/rest"), session, html! { button { "Rest" } })) }
@@ -417,7 +417,7 @@ pub(super) async fn review(guest: Guest) -> Page {
                     dt { "attempt" } dd { (text(row, "attempt_id")) }
                 }
                 @if session.controls() {
-                    p.bar {
+                    div.bar {
                         (told(&format!("{path}/placed"), session, html! {
                             label { "call id " input name="call_id" maxlength="128" size="24" aria-label="The provider's id of the call, if known"; } " "
                             button { "It was placed" }
@@ -468,7 +468,7 @@ pub(super) async fn job(guest: Guest, Path(id): Path<String>) -> Page {
     };
     let body = html! {
         div id="job" data-live {
-            p.bar { (state(text(row, "state"))) span { (text(row, "reason").replace('_', " ")) }
+            div.bar { (state(text(row, "state"))) span { (text(row, "reason").replace('_', " ")) }
                 @if !row["due_at"].is_null() { span { "due " (moment(&row["due_at"], now)) } } }
             div.sheet {
                 dl.facts { dt { "callee" } dd { (callee(session, row)) } }
@@ -481,7 +481,7 @@ pub(super) async fn job(guest: Guest, Path(id): Path<String>) -> Page {
             @for attempt in &story.attempts {
                 h2 { "Attempt " (count(attempt, "attempt_no")) }
                 div.sheet {
-                    p.bar { (state(text(attempt, "state"))) span { (text(attempt, "disposition").replace('_', " ")) }
+                    div.bar { (state(text(attempt, "state"))) span { (text(attempt, "disposition").replace('_', " ")) }
                         span { "sent " (moment(&attempt["submitted_at"], now)) } }
                     h3 { "Why this number" }
                     dl.facts { dt { "from" } dd { (attempt["from_phone_number"].as_str().unwrap_or("the agent's default")) } dt { "rule" } dd { (text(attempt, "rule")) } }
