@@ -164,7 +164,17 @@ pub fn parse(text: &str, check: PhoneCheck) -> Result<Phone, PhoneError> {
     }
     let e164 =
         E164::from_canonical(&LIB.format(&number, PhoneNumberFormat::E164)).ok_or(PhoneError::Length)?;
+    if !stands_for_itself(&e164, &number) {
+        return Err(PhoneError::NotInUse);
+    }
     Ok(describe(e164, &number))
+}
+
+/// Each reading takes one trunk prefix off: what was written with two (+49 00 9608860) would be another number when it is read back.
+fn stands_for_itself(e164: &E164, number: &PhoneNumber) -> bool {
+    let national = e164.digits().get(number.country_code.to_string().len()..).unwrap_or("");
+    // Nearly all numbers have none, and reading takes long.
+    !national.starts_with('0') || LIB.parse(e164.as_str(), None).is_ok_and(|again| again == *number)
 }
 
 /// What the digits of a number tell. Nothing is known of one that libphonenumber can't read.

@@ -205,3 +205,11 @@ fn debug_hides_all_but_two_digits() {
     let number = E164::from_canonical("+14155550123").unwrap();
     assert_eq!(format!("{number:?}"), "+*********23");
 }
+
+#[test]
+fn a_trunk_prefix_that_is_written_twice_makes_no_number() {
+    assert_eq!(parse("+49009608860", PhoneCheck::Possible), Err(PhoneError::NotInUse));
+    // Where the zero is part of the number it stays.
+    assert_eq!(parse("+39 06 1234567", PhoneCheck::Possible).unwrap().number.as_str(), "+39061234567");
+    assert_eq!(parse("+44 (0)20 7946 0958", PhoneCheck::Possible).unwrap().number.as_str(), "+442079460958");
+}
