@@ -472,9 +472,11 @@ end $$;
 
 -- The last word before a call is sent: what may have changed since the reservation is looked at again, and the attempt
 -- is committed as `submitting`. A verdict says why not; the reservation then still stands and is to be released.
+-- A leave is for the slot it was asked for: one that is heard late, when its job has been given back and reserved again, takes
+-- nothing of the new slot.
 create function outdial.authorise(
-    p_worker bigint, p_slack interval, p_job bigint[], p_attempt uuid[], p_model text[], p_brand text[], p_region text[],
-    p_rule text[], p_decision jsonb[], p_window_until timestamptz[], p_dry_run boolean
+    p_worker bigint, p_slack interval, p_job bigint[], p_slot timestamptz[], p_attempt uuid[], p_model text[], p_brand text[],
+    p_region text[], p_rule text[], p_decision jsonb[], p_window_until timestamptz[], p_dry_run boolean
 ) returns table (job_no bigint, attempt_no smallint, verdict text) language plpgsql as $$
 #variable_conflict use_column
 declare
@@ -501,14 +503,13 @@ begin
         where l.thing_no = any (array(select unnest(array[number_thing, campaign_thing, account_thing]) from held))
           and l.mended_at > v_now - interval '5 seconds'
     ), granted as materialized (
-        -- Looked for from the log's end on, where it is near. A slot that doesn't stand there any more was put to another time when
-        -- the clock had gone back: nothing is kept free for it.
-        select h.job_no, h.slot, l.*, case g.slot when h.slot then g.ordinal end as mine
+        -- A slot that doesn't stand there any more was put to another time when the clock had gone back: nothing is kept free for it.
+        select h.job_no, h.slot, l.*,
+               (select g.ordinal from outdial.grants g
+                where g.thing_no = l.thing_no and g.slot = h.slot
+                  and g.ordinal = l.last_ordinal - outdial.granted_since(l.thing_no, l.last_ordinal, 1000000, h.slot)) as mine
         from held h cross join lateral unnest(array[h.number_thing, h.campaign_thing, h.account_thing]) t(thing)
         join mended l on l.thing_no = t.thing
-        left join lateral (select g.ordinal, g.slot from outdial.grants g
-                           where g.thing_no = l.thing_no and g.ordinal > l.last_ordinal - 1000 and g.slot <= h.slot
-                           order by g.thing_no desc, g.ordinal desc limit 1) g on true
     ), crowded as materialized (
         -- Slots made before a log was mended may be too early now.
         select distinct m.job_no from granted m
@@ -543,9 +544,9 @@ begin
                     when a.window_until <= h.slot then 'outside_window'
                     when v_now > h.slot + p_slack or h.job_no in (select c.job_no from crowded c) then 'late'
                end as verdict
-        from unnest(p_job, p_attempt, p_model, p_brand, p_region, p_rule, p_decision, p_window_until)
-             a(job, attempt, model, brand, region, rule, decision, window_until)
-        left join held h on h.job_no = a.job
+        from unnest(p_job, p_slot, p_attempt, p_model, p_brand, p_region, p_rule, p_decision, p_window_until)
+             a(job, asked, attempt, model, brand, region, rule, decision, window_until)
+        left join held h on h.job_no = a.job and h.slot = a.asked
         left join outdial.jobs j on j.job_no = h.job_no and j.job_no = any (p_job)
         left join outdial.campaigns c on c.campaign_id = h.campaign_id and c.campaign_id = any (array(select campaign_id from held))
         left join outdial.accounts acc on acc.name = h.account and acc.name = any (array(select account from held))

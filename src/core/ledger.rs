@@ -160,6 +160,8 @@ impl std::fmt::Debug for Reserved {
 #[derive(Debug, Clone, PartialEq)]
 pub struct Leave {
     pub job_no: JobNo,
+    /// The reservation's; leave is for no other that the job may have got since.
+    pub slot: DateTime<Utc>,
     pub attempt: AttemptId,
     pub model: ModelId,
     pub brand: Option<Brand>,

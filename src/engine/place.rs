@@ -227,6 +227,7 @@ impl<L: PlaceLedger, C: Caller, D: Desk, M: PlaceMeter> Desks<L, C, D, M> {
         let source = plan.tiers.get(job.pick.tier).map(|tier| &tier.source);
         Leave {
             job_no: job.reserved.job_no,
+            slot: job.reserved.slot,
             attempt,
             model: plan.model.clone(),
             brand: plan.brand.clone(),

@@ -26,6 +26,7 @@ impl PlaceLedger for Ledger {
     ) -> Result<Vec<(JobNo, Authorised)>, LedgerError> {
         failpoint::at(Point::BeforeAuthorise).await?;
         let jobs: Vec<i64> = leaves.iter().map(|l| l.job_no.0).collect();
+        let slots: Vec<DateTime<Utc>> = leaves.iter().map(|l| l.slot).collect();
         let attempts: Vec<Uuid> = leaves.iter().map(|l| l.attempt.0).collect();
         let models: Vec<&str> = leaves.iter().map(|l| l.model.as_str()).collect();
         let brands: Vec<Option<&str>> = leaves.iter().map(|l| l.brand.as_ref().map(|b| b.as_str())).collect();
@@ -36,11 +37,12 @@ impl PlaceLedger for Ledger {
         let decisions: Vec<serde_json::Value> = decisions.into_iter().cloned().collect();
         let windows: Vec<Option<DateTime<Utc>>> = leaves.iter().map(|l| l.window_until).collect();
         let rows = sqlx::query(
-            "select job_no, attempt_no, verdict from outdial.authorise($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11)",
+            "select job_no, attempt_no, verdict from outdial.authorise($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12)",
         )
         .bind(self.worker_no())
         .bind(interval(slack))
         .bind(jobs)
+        .bind(slots)
         .bind(attempts)
         .bind(models)
         .bind(brands)

@@ -115,7 +115,9 @@ async fn authorised(side: &Side, ledger: &Ledger, n: usize) -> Vec<Uuid> {
     .unwrap();
     assert_eq!(reserved, i64::from(n));
     let refused: Vec<String> = sqlx::query_scalar(
-        "select verdict from outdial.authorise($1, '10 seconds', $2, $4, array_fill('agent-1'::text, array[$3]),
+        "select verdict from outdial.authorise($1, '10 seconds', $2,
+             array(select r.slot from unnest($2) with ordinality u(job_no, ord) join outdial.reservations r using (job_no) order by ord),
+             $4, array_fill('agent-1'::text, array[$3]),
              array_fill(null::text, array[$3]), array_fill(null::text, array[$3]), array_fill(null::text, array[$3]),
              array_fill('{}'::jsonb, array[$3]), array_fill(null::timestamptz, array[$3]), false)
          where verdict is not null",

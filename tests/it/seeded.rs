@@ -98,7 +98,8 @@ async fn dial_and_finish(pool: &PgPool) {
 /// Authorises a reserved job; the verdict says why not.
 pub async fn authorise(pool: &PgPool, job_no: i64, attempt: &str) -> Option<String> {
     let query = format!(
-        "select verdict from outdial.authorise(1, '1 minute', array[{job_no}::bigint], array[{attempt}], array['{AGENT}'], array['acme'],
+        "select verdict from outdial.authorise(1, '1 minute', array[{job_no}::bigint],
+             array[(select slot from outdial.reservations where job_no = {job_no})], array[{attempt}], array['{AGENT}'], array['acme'],
              array['US-CA'], array['acme, California'], array['{{\"rule\": \"acme, California\"}}'::jsonb],
              array[null::timestamptz], false)"
     );

@@ -303,6 +303,24 @@ async fn a_slot_that_is_given_while_a_release_waits_stays() {
     assert_eq!(ledger.text(logs).await.as_deref(), Some("0 0 0, 1 1 1"));
 }
 
+/// A leave that is heard only after its job was given back takes nothing of the slot that the job has by then.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn leave_is_for_the_slot_it_was_asked_for() {
+    let ledger = Ledger::new().await;
+    ledger.reserve(&[1]).await;
+    let slot = ledger.text("select slot from outdial.reservations").await.unwrap();
+    release(&ledger.db, &[1]).await;
+    ledger.reserve(&[1]).await;
+    let leave = format!(
+        "select verdict from outdial.authorise(1, '1 minute', array[1::bigint], array['{slot}'::timestamptz],
+             array['{}'::uuid], array['agent'], array[null], array[null], array[null], array['{{}}'::jsonb], array[null::timestamptz], false)",
+        Uuid::now_v7()
+    );
+    assert_eq!(ledger.text(&leave).await.as_deref(), Some("gone"));
+    assert_eq!(ledger.stands(1).await, "waiting reserved");
+    ledger.authorise(1).await;
+}
+
 /// Until a step waits for a lock of another.
 async fn waits(db: &PgPool, step: &str) {
     let query = "select count(*) from pg_stat_activity

@@ -108,7 +108,9 @@ pub async fn leave(db: impl PgExecutor<'_>, slack: TimeDelta, jobs: &[i64]) -> V
     let attempts: Vec<Uuid> = jobs.iter().map(|_| Uuid::now_v7()).collect();
     let none: Vec<Option<String>> = vec![None; jobs.len()];
     let rows = sqlx::query(
-        "select job_no, verdict from outdial.authorise(1, $1, $2, $3, $4, $5, $5, $5, $6, $7, false)",
+        "select job_no, verdict from outdial.authorise(1, $1, $2,
+             array(select (select r.slot from outdial.reservations r where r.job_no = u.job) from unnest($2) with ordinality u(job, ord) order by ord),
+             $3, $4, $5, $5, $5, $6, $7, false)",
     )
     .bind(interval(slack))
     .bind(jobs)
