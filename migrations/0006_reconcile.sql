@@ -209,6 +209,7 @@ create function outdial.resolve(p_attempt uuid[], p_outcome text, p_call_id text
 language plpgsql as $$
 declare
     v_mine uuid[];
+    v_nameless uuid[];
     v_n int;
 begin
     v_mine := array(select l.attempt_id from outdial.live l where l.attempt_id = any (p_attempt) and l.state = 'review'
@@ -221,9 +222,12 @@ begin
                                array_fill(case p_outcome when 'placed' then null else 'queued' end, array[v_n]),
                                array_fill(null::timestamptz, array[v_n]), array_fill(null::text, array[v_n]), array_fill(null::int, array[v_n]),
                                array_fill(null::timestamptz, array[v_n]), interval '0', p_events);
-        -- Without its id nobody can learn of its end: it takes no place until then.
-        if p_outcome = 'placed' and p_call_id is null then
-            perform outdial.finish(v_mine, array_fill(null::text, array[v_n]), array_fill(null::text, array[v_n]),
+        -- Without its id nobody can learn of its end: it takes no place until then. What was found meanwhile has one.
+        v_nameless := array(select l.attempt_id from outdial.live l
+                            where l.attempt_id = any (v_mine) and l.state = 'placed' and l.call_id is null);
+        v_n := cardinality(v_nameless);
+        if v_n > 0 then
+            perform outdial.finish(v_nameless, array_fill(null::text, array[v_n]), array_fill(null::text, array[v_n]),
                                    array_fill('end_unknown'::text, array[v_n]), array_fill(null::text, array[v_n]), array_fill(null::text, array[v_n]), array_fill(null::text, array[v_n]),
                                    array_fill(null::text, array[v_n]), array_fill(null::timestamptz, array[v_n]), array_fill(null::int, array[v_n]),
                                    array_fill(null::text, array[v_n]), p_events);

@@ -321,6 +321,34 @@ async fn leave_is_for_the_slot_it_was_asked_for() {
     ledger.authorise(1).await;
 }
 
+/// A call that was found while a person said that it was placed, and knew no id: its end can be learned of, and is.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_call_found_while_a_person_calls_it_placed_goes_on() {
+    let ledger = Ledger::new().await;
+    ledger.reserve(&[1]).await;
+    let attempt = ledger.authorise(1).await;
+    settle(&ledger.db, &[(attempt, "unknown", None)]).await;
+    ledger
+        .run(&format!(
+            "select outdial.give_up(array['{attempt}'::uuid], array['review'], array[null::interval], null)"
+        ))
+        .await;
+    assert_eq!(ledger.stands(1).await, "review unconfirmed live as review tried: unknown");
+
+    let mut search = ledger.db.begin().await.unwrap();
+    let found =
+        format!("select news from outdial.found('default', array['{attempt}'::uuid], array['call-1'], null)");
+    assert_eq!(sqlx::query_scalar::<_, i32>(AssertSqlSafe(found)).fetch_one(&mut *search).await.unwrap(), 1);
+    let resolve =
+        format!("select count(*) from outdial.resolve(array['{attempt}'::uuid], 'placed', null, null)");
+    let (resolved, ()) = tokio::join!(ledger.text(&resolve), async {
+        waits(&ledger.db, "resolve").await;
+        search.commit().await.unwrap();
+    });
+    assert_eq!(resolved.as_deref(), Some("1"));
+    assert_eq!(ledger.stands(1).await, "placed live as placed tried: placed");
+}
+
 /// Until a step waits for a lock of another.
 async fn waits(db: &PgPool, step: &str) {
     let query = "select count(*) from pg_stat_activity
