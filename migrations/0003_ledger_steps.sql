@@ -424,17 +424,15 @@ declare
     v_drop_slot timestamptz[];
     v_n int;
 begin
-    select array_agg(r.job_no), array_agg(r.worker_no), array_agg(r.slot) into v_job, v_worker, v_made
-    from outdial.reservations r where r.job_no = any (p_job) and (p_worker is null or r.worker_no = p_worker);
+    select array_agg(r.job_no), array_agg(r.worker_no), array_agg(r.slot),
+           array_agg(r.number_thing) || array_agg(r.campaign_thing) || array_agg(r.account_thing),
+           array_agg(substr(j.phone, 2)::bigint) filter (where r.recipient is not null),
+           array_agg(r.recipient) filter (where r.recipient is not null)
+    into v_job, v_worker, v_made, v_things, v_phone, v_scope
+    from outdial.reservations r left join outdial.jobs j on r.recipient is not null and j.job_no = r.job_no
+    where r.job_no = any (p_job) and (p_worker is null or r.worker_no = p_worker);
     if v_job is null then return 0; end if;
-    select array_agg(distinct t) into v_things
-    from outdial.reservations r cross join lateral (values (r.number_thing), (r.campaign_thing), (r.account_thing)) v(t)
-    where r.job_no = any (v_job) and t is not null;
     perform 1 from outdial.limits l where l.thing_no = any (v_things) order by l.thing_no for update;
-
-    select array_agg(substr(j.phone, 2)::bigint), array_agg(r.recipient) into v_phone, v_scope
-    from outdial.reservations r join outdial.jobs j using (job_no)
-    where r.job_no = any (p_job) and (p_worker is null or r.worker_no = p_worker) and r.recipient is not null;
     if v_phone is not null then perform outdial.lock_recipients(v_phone, v_scope, false); end if;
 
     with gone as (
@@ -461,8 +459,6 @@ begin
     select array_agg(thing_no), array_agg(slot), (select count(*) from gone), (select array_agg(phone) from called),
            (select array_agg(recipient) from called), (select array_agg(slot) from called)
     into v_drop_thing, v_drop_slot, v_n, v_phone, v_scope, v_slot from things;
-    -- Somebody else was faster: authorised, canceled or taken over.
-    if v_n = 0 then return 0; end if;
     -- Others were faster: authorised, canceled or taken over meanwhile.
     if v_drop_thing is null then return 0; end if;
     if v_phone is not null then perform outdial.mend_slots(v_phone, v_scope, v_slot, array_fill(null::timestamptz, array[cardinality(v_slot)])); end if;
@@ -1201,7 +1197,8 @@ end $$;
 
 -- Takes over what workers left: those whose lease has run out, those that have ended, and (whoever it was) what is overdue:
 -- a reservation long after its slot, a POST long after its time-out. Reservations wait again, POSTs in flight are unknown.
--- A database that has just come back gives everyone a lease's time first.
+-- A database that has just come back gives everyone a lease's time first; but not where its clock says that it will come
+-- back only later: it went back by more than any pause could be.
 create function outdial.take_over(p_lease interval, p_events text[]) returns table (released int, unknown int)
 language plpgsql as $$
 declare
@@ -1209,7 +1206,7 @@ declare
     v_attempts uuid[];
     v_n int;
 begin
-    if pg_postmaster_start_time() > clock_timestamp() - p_lease then
+    if pg_postmaster_start_time() between clock_timestamp() - p_lease and clock_timestamp() + interval '1 minute' then
         return query select 0, 0;
         return;
     end if;
@@ -1254,12 +1251,15 @@ declare
     v_stepped interval := outdial.stepped('-infinity');
 begin
     delete from outdial.clock_steps c where c.noted_at < clock_timestamp() - v_stepped - interval '25 hours';
-    for r in select thing_no, clock_timestamp() - v_stepped - case when kind = 3 or per_day is not null then interval '25 hours'
-                    when per_hour is not null then interval '65 minutes' else interval '5 minutes' end as cutoff
-             from outdial.limits where thing_no > p_after order by thing_no limit p_things loop
+    for r in select thing_no from outdial.limits where thing_no > p_after order by thing_no limit p_things loop
+        -- The windows are read by the statement that deletes: whoever lengthens one writes the log anew (`fill_log`), and one
+        -- statement sees either both or neither.
         delete from outdial.grants g where g.thing_no = r.thing_no and g.ordinal in (
             select o.ordinal from (select ordinal, slot from outdial.grants where thing_no = r.thing_no order by ordinal limit p_each) o
-            where o.slot < r.cutoff);
+            join outdial.limits l on l.thing_no = r.thing_no
+            where o.slot < clock_timestamp() - v_stepped
+                           - case when l.kind = 3 or l.per_day is not null then interval '25 hours'
+                                  when l.per_hour is not null then interval '65 minutes' else interval '5 minutes' end);
         get diagnostics v_n = row_count;
         v_all := v_all + v_n;
         v_seen := v_seen + 1;
