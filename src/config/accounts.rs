@@ -77,52 +77,40 @@ impl Account {
     }
 }
 
-fn api_key(text: &str) -> Reading<()> {
+fn api_key(given: &Given) -> Reading<&str> {
+    let takes = "the key as the provider shows it, without quotes or blanks";
+    let text = given.text(takes)?;
     if text.bytes().all(|b| b.is_ascii_graphic()) {
-        return Ok(());
+        return Ok(text);
     }
-    Err(Bad::new(
-        "has blanks or characters that a header can't carry",
-        "copy the key again, without quotes or blanks",
-    ))
+    Err(Bad::new("has blanks or characters that a header can't carry", takes))
 }
 
-fn webhook_secret(text: &str) -> Reading<()> {
+fn webhook_secret(given: &Given) -> Reading<&str> {
+    let takes = "the secret as the workspace's settings show it, without blanks at its ends";
+    let text = given.text(takes)?;
     if !text.trim().is_empty() && text.trim() == text {
-        return Ok(());
+        return Ok(text);
     }
-    Err(Bad::new(
-        "is empty, or has blanks at its ends",
-        "copy the secret again from the workspace's settings",
-    ))
+    Err(Bad::new("is empty, or has blanks at its ends", takes))
 }
 
 fn base_url(given: &Given) -> Reading<String> {
-    let mend =
-        || format!("one of {} (the key's region), or another address that ends in /v2", HOSTS.join(", "));
-    let url = given.text()?;
-    let rest = url.strip_prefix("https://").or_else(|| url.strip_prefix("http://"));
-    let what = match rest {
-        None => "doesn't begin with https:// or http://",
-        Some(rest) if rest.contains(['@', '?', '#']) || rest.contains(char::is_whitespace) => {
-            // Not repeated: what stands before an @ is a secret.
-            return Err(Bad::new("has a user, a query, a fragment or blanks in it", mend()));
-        }
-        Some(rest) if !rest.ends_with("/v2") => "doesn't end in /v2",
-        Some(rest) if rest.starts_with('/') => "has no host",
-        Some(_) => return Ok(url.to_owned()),
-    };
-    Err(Bad::new(format!("{url:?} {what}"), mend()))
+    let takes =
+        format!("one of {} (the key's region), or another address that ends in /v2", HOSTS.join(", "));
+    let url = given.web_address(&takes)?;
+    match url.split_once("://") {
+        Some((_, rest)) if rest.ends_with("/v2") => Ok(url.to_owned()),
+        _ => Err(Bad::new(format!("{url:?} doesn't end in /v2"), takes)),
+    }
 }
 
 /// A fault names the entry's place, not the number: it is a person's.
 fn phones(given: &Given) -> Reading<BTreeSet<E164>> {
+    let takes = "a list of numbers such as +14155550123: plus, country code, number, no blanks";
     let mut phones = BTreeSet::new();
-    for (place, text) in given.list()?.iter().enumerate() {
-        let bad = || {
-            let what = format!("entry {} is not a number in E.164", place + 1);
-            Bad::new(what, "write it as +14155550123: plus, country code, number, no blanks")
-        };
+    for (place, text) in given.list(takes)?.iter().enumerate() {
+        let bad = || Bad::new(format!("entry {} is not a number in E.164", place + 1), takes);
         phones.insert(E164::from_canonical(text).ok_or_else(bad)?);
     }
     Ok(phones)

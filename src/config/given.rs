@@ -7,6 +7,9 @@ use std::time::Duration;
 
 use super::fault::Origin;
 
+/// How a length of time is written; said of every key that takes one.
+pub const UNITS: &str = ", with its unit: 500ms, 10s, 30m, 2h or 7d";
+
 /// What a file, a variable or a flag held, before anyone knows what it should be.
 #[derive(Debug, Clone, PartialEq)]
 pub enum Raw {
@@ -64,10 +67,11 @@ impl Given {
         }
     }
 
-    pub fn text(&self) -> Reading<&str> {
+    /// Any text. `takes`: which, for whoever gave something else.
+    pub fn text(&self, takes: &str) -> Reading<&str> {
         match &self.raw {
             Raw::Text(text) => Ok(text),
-            other => Err(Bad::new(format!("{} is not text", kind(other)), "put it in quotes")),
+            other => Err(Bad::new(format!("{} is not text in quotes", kind(other)), takes)),
         }
     }
 
@@ -105,7 +109,7 @@ impl Given {
     pub fn duration(&self, range: RangeInclusive<Duration>) -> Reading<Duration> {
         let mend = || {
             format!(
-                "a length of time with its unit, such as 500ms, 10s, 30m, 2h or 7d, from {} to {}",
+                "a length of time from {} to {}{UNITS}",
                 humantime::format_duration(*range.start()),
                 humantime::format_duration(*range.end())
             )
@@ -133,8 +137,8 @@ impl Given {
         })
     }
 
-    /// A list of texts; in a variable or flag separated by commas.
-    pub fn list(&self) -> Reading<Vec<String>> {
+    /// A list of texts; in a variable or flag separated by commas. `takes`: of which, as for [`Self::text`].
+    pub fn list(&self, takes: &str) -> Reading<Vec<String>> {
         match &self.raw {
             Raw::List(items) => Ok(items.clone()),
             Raw::Text(text) if !self.is_typed() => Ok(text
@@ -143,17 +147,29 @@ impl Given {
                 .filter(|item| !item.is_empty())
                 .map(str::to_owned)
                 .collect()),
-            other => Err(Bad::new(
-                format!("{} is not a list of texts", kind(other)),
-                "a list of texts: [\"…\", \"…\"] in a file, separated by commas in a variable",
-            )),
+            other => Err(Bad::new(format!("{} is not a list of texts", kind(other)), takes)),
         }
     }
 
     /// An address to listen on.
     pub fn socket(&self) -> Reading<SocketAddr> {
-        let mend = "an IP address and a port, such as 127.0.0.1:8080, 0.0.0.0:8080 or [::]:8080";
-        self.text()?.parse().map_err(|_| Bad::new(format!("{} is not an address", self.shown()), mend))
+        let takes = "an IP address and a port, such as 127.0.0.1:8080, 0.0.0.0:8080 or [::]:8080";
+        self.text(takes)?.parse().map_err(|_| Bad::new(format!("{} is not an address", self.shown()), takes))
+    }
+
+    /// An address on the web to send requests to, and nothing but that. `takes`: which, as for [`Self::text`].
+    pub fn web_address(&self, takes: &str) -> Reading<&str> {
+        let url = self.text(takes)?;
+        if url.contains(['@', '?', '#']) || url.contains(char::is_whitespace) {
+            // Not repeated: what stands before an @ is a secret.
+            return Err(Bad::new("has a user, a query, a fragment or blanks in it", takes));
+        }
+        let what = match url.strip_prefix("https://").or_else(|| url.strip_prefix("http://")) {
+            None => "doesn't begin with https:// or http://",
+            Some(rest) if rest.is_empty() || rest.starts_with(['/', ':']) => "has no host",
+            Some(_) => return Ok(url),
+        };
+        Err(Bad::new(format!("{url:?} {what}"), takes))
     }
 }
 

@@ -11,7 +11,7 @@ use super::given::{Given, Raw};
 use super::{CONVENTIONAL, DEFAULT_PATH, is_secret};
 
 /// Prefix of variables that may set any key: `OUTDIAL__SECTION__KEY`.
-const PREFIX: &str = "OUTDIAL__";
+pub(super) const PREFIX: &str = "OUTDIAL__";
 
 /// What a process was started with; tests make their own.
 #[derive(Debug, Clone, Default)]

@@ -1,14 +1,16 @@
 //! Configuration: flag > environment > file > default, typed and checked once, at start.
 //!
 //! Nothing is ignored: an unknown key, a bad value, a missing secret or a key that this version can't honour yet
-//! stops the program with every fault at once. `config/outdial.toml` lists every key; a test holds it and this
-//! file equal.
+//! stops the program with every fault at once. `config/outdial.toml` lists every key; tests hold it and this
+//! file equal, and write `deploy/docs/configuration.md` from both.
 
 mod accounts;
 pub mod fault;
 pub mod given;
 mod layers;
 mod reader;
+#[cfg(test)]
+mod reference;
 #[cfg(test)]
 mod tests;
 
@@ -89,6 +91,7 @@ pub struct Config {
     pub http: Http,
     pub events: EventTypes,
     pub log: Log,
+    pub telemetry: Telemetry,
 }
 
 #[derive(Debug)]
@@ -178,11 +181,18 @@ pub struct Log {
     pub filter: String,
 }
 
+#[derive(Debug)]
+pub struct Telemetry {
+    /// Where spans go by OTLP/HTTP, without a slash at its end; `None`: nowhere. Given, it stops a build that
+    /// can't send them.
+    pub otlp_endpoint: Option<String>,
+}
+
 impl Database {
     /// # Errors
     /// Where it isn't set; a command that states its [`Needs`] never sees it.
     pub fn url(&self) -> Result<&SecretString, Faults> {
-        self.url.as_ref().ok_or_else(|| missing("database.url", DATABASE_MEND))
+        self.url.as_ref().ok_or_else(|| missing("database.url", "DATABASE_URL", DATABASE_URL))
     }
 }
 
@@ -190,18 +200,20 @@ impl Amqp {
     /// # Errors
     /// Where it isn't set; a command that states its [`Needs`] never sees it.
     pub fn url(&self) -> Result<&SecretString, Faults> {
-        self.url.as_ref().ok_or_else(|| missing("amqp.url", AMQP_MEND))
+        self.url.as_ref().ok_or_else(|| missing("amqp.url", "AMQP_URL", AMQP_URL))
     }
 }
 
-const DATABASE_MEND: &str =
-    "set DATABASE_URL (or DATABASE_URL_FILE) to postgres://USER:PASSWORD@HOST:5432/NAME";
-const AMQP_MEND: &str =
-    "set AMQP_URL (or AMQP_URL_FILE) to amqp://USER:PASSWORD@HOST:5672/VHOST, amqps:// for TLS";
+const DATABASE_URL: &str = "postgres://USER:PASSWORD@HOST:5432/NAME";
+const AMQP_URL: &str = "amqp://USER:PASSWORD@HOST:5672/VHOST, amqps:// for TLS";
 
-fn missing(key: &str, mend: &str) -> Faults {
-    let (what, mend) = ("is missing".to_owned(), mend.to_owned());
+fn missing(key: &str, variable: &str, takes: &str) -> Faults {
+    let (what, mend) = ("is missing".to_owned(), how_to_set(variable, takes));
     Faults(vec![Fault { key: key.to_owned(), origin: Origin::Nowhere, what, mend }])
+}
+
+fn how_to_set(variable: &str, takes: &str) -> String {
+    format!("set {variable} (or {variable}_FILE) to {takes}")
 }
 
 impl Config {
@@ -230,6 +242,7 @@ impl Config {
             http: Http::read(&mut r, needs.http),
             events: r.or("events.types", EventTypes::all(), event_types),
             log: Log::read(&mut r),
+            telemetry: Telemetry::read(&mut r),
         };
         not_yet(&mut r);
         let (faults, known) = r.finish();
@@ -241,14 +254,13 @@ impl Config {
 fn not_yet(r: &mut Reader) {
     r.only_default("retention.records", "forever");
     r.only_default("retention.keys", "forever");
-    r.unsupported("telemetry.otlp_endpoint");
 }
 
 impl Database {
     fn read(r: &mut Reader, needed: bool) -> Self {
-        let url = r.secret("database.url", |url| scheme(url, &["postgres", "postgresql"], DATABASE_MEND));
+        let url = r.secret("database.url", |v| scheme(v, &["postgres", "postgresql"], DATABASE_URL));
         if needed && url.is_none() {
-            r.demand("database.url", DATABASE_MEND);
+            r.demand("database.url", &how_to_set("DATABASE_URL", DATABASE_URL));
         }
         Self { url, connections_max: r.or("database.connections_max", 10, |v| v.whole_u32(4..=200)) }
     }
@@ -256,9 +268,9 @@ impl Database {
 
 impl Amqp {
     fn read(r: &mut Reader, needed: bool) -> Self {
-        let url = r.secret("amqp.url", |url| scheme(url, &["amqp", "amqps"], AMQP_MEND));
+        let url = r.secret("amqp.url", |v| scheme(v, &["amqp", "amqps"], AMQP_URL));
         if needed && url.is_none() {
-            r.demand("amqp.url", AMQP_MEND);
+            r.demand("amqp.url", &how_to_set("AMQP_URL", AMQP_URL));
         }
         let prefetch = r.or("amqp.prefetch", 500, |v| v.whole_u32(1..=10_000));
         Self {
@@ -332,7 +344,7 @@ impl Worker {
 
 impl Http {
     fn read(r: &mut Reader, needed: bool) -> Self {
-        let origin = r.origin_of("http.listen");
+        let (origin, origin_of_read) = (r.origin_of("http.listen"), r.origin_of("http.api_read_token"));
         let listen = r.or("http.listen", SocketAddr::from(([127, 0, 0, 1], 8080)), Given::socket);
         let http = Self {
             listen,
@@ -345,7 +357,7 @@ impl Http {
             && control.expose_secret() == read.expose_secret()
         {
             let bad = Bad::new("it is the token that controls", "give OUTDIAL_API_READ_TOKEN another one");
-            r.fault("http.api_read_token", r.origin_of("http.api_read_token"), bad);
+            r.fault("http.api_read_token", origin_of_read, bad);
         }
         if needed && !http.may_listen() {
             let what = format!("{listen} can be reached from other machines, and no token is set");
@@ -367,51 +379,66 @@ impl Log {
         Self {
             format: r.or("log.format", LogFormat::Auto, |v| v.word(&formats)),
             filter: r.or("log.filter", "info".to_owned(), |v| {
-                let filter = v.text()?;
+                let takes = "a level (error, warn, info, debug, trace), or target=level,…";
+                let filter = v.text(takes)?;
                 match tracing_subscriber::EnvFilter::builder().parse(filter) {
                     Ok(_) => Ok(filter.to_owned()),
-                    Err(_) => Err(Bad::new(
-                        format!("{filter:?} is not a log filter"),
-                        "a level (error, warn, info, debug, trace), or target=level,…",
-                    )),
+                    Err(_) => Err(Bad::new(format!("{filter:?} is not a log filter"), takes)),
                 }
             }),
         }
     }
 }
 
+impl Telemetry {
+    fn read(r: &mut Reader) -> Self {
+        let key = "telemetry.otlp_endpoint";
+        let takes = "an address that begins with http:// or https://, such as http://localhost:4318";
+        let origin = r.origin_of(key);
+        let otlp_endpoint = r.optional(key, |v| Ok(v.web_address(takes)?.trim_end_matches('/').to_owned()));
+        // Without a word, whoever set it would wait for spans that never come.
+        if otlp_endpoint.is_some() && !cfg!(feature = "otlp") {
+            let what = "not_supported: this build has no OTLP in it";
+            let mend =
+                "take a build with it (cargo build --features otlp), as the release image is, or remove it";
+            r.fault(key, origin, Bad::new(what, mend));
+        }
+        Self { otlp_endpoint }
+    }
+}
+
 fn event_types(given: &Given) -> Reading<EventTypes> {
-    let words = given.list()?;
+    let known: Vec<&str> = EventType::ALL.iter().map(|t| t.as_str()).collect();
+    let takes = format!("[\"*\"] for all, or some of: {}", known.join(", "));
+    let words = given.list(&takes)?;
     if words == ["*"] {
         return Ok(EventTypes::all());
     }
     let mut types = Vec::with_capacity(words.len());
     for word in words {
-        types.push(EventType::parse(&word).ok_or_else(|| {
-            let known: Vec<&str> = EventType::ALL.iter().map(|t| t.as_str()).collect();
-            Bad::new(
-                format!("{word:?} is no event"),
-                format!("[\"*\"] for all, or some of: {}", known.join(", ")),
-            )
-        })?);
+        let bad = || Bad::new(format!("{word:?} is no event"), takes.as_str());
+        types.push(EventType::parse(&word).ok_or_else(bad)?);
     }
     Ok(EventTypes::only(types))
 }
 
 /// Says nothing of the rest of the address: it holds a password.
-fn scheme(url: &str, schemes: &[&str], mend: &str) -> Reading<()> {
+fn scheme<'a>(given: &'a Given, schemes: &[&str], takes: &str) -> Reading<&'a str> {
+    let url = given.text(takes)?;
     match url.split_once("://") {
-        Some((scheme, rest)) if schemes.contains(&scheme) && !rest.is_empty() => Ok(()),
-        _ => Err(Bad::new(format!("doesn't begin with {}://", schemes.join(":// or ")), mend)),
+        Some((scheme, rest)) if schemes.contains(&scheme) && !rest.is_empty() => Ok(url),
+        _ => Err(Bad::new(format!("doesn't begin with {}://", schemes.join(":// or ")), takes)),
     }
 }
 
-fn token(text: &str) -> Reading<()> {
+fn token(given: &Given) -> Reading<&str> {
     const BYTES_MIN: usize = 16;
+    let takes = format!("{BYTES_MIN} or more visible characters; make them with: openssl rand -hex 32");
+    let text = given.text(&takes)?;
     let visible = text.bytes().all(|b| b.is_ascii_graphic());
     if visible && text.len() >= BYTES_MIN {
-        return Ok(());
+        return Ok(text);
     }
     let what = format!("is shorter than {BYTES_MIN} characters, or has some that a header can't carry");
-    Err(Bad::new(what, "make one with: openssl rand -hex 32"))
+    Err(Bad::new(what, takes))
 }

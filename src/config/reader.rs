@@ -6,7 +6,7 @@ use std::time::Duration;
 use secrecy::SecretString;
 
 use super::fault::{Fault, Origin};
-use super::given::{Bad, Given, Reading};
+use super::given::{Bad, Given, Raw, Reading};
 use super::layers::Layers;
 
 pub(super) struct Reader {
@@ -37,13 +37,9 @@ impl Reader {
         self.optional(key, read).unwrap_or(default)
     }
 
-    /// A secret, whose value no message shows. `check` says what is wrong without repeating it.
-    pub fn secret(&mut self, key: &str, check: impl FnOnce(&str) -> Reading<()>) -> Option<SecretString> {
-        self.optional(key, |given| {
-            let text = given.text().map_err(|_| Bad::new("is not text", "put it in quotes"))?;
-            check(text)?;
-            Ok(SecretString::from(text.to_owned()))
-        })
+    /// A secret, whose value no message shows: `read` says what is wrong without repeating it.
+    pub fn secret(&mut self, key: &str, read: impl FnOnce(&Given) -> Reading<&str>) -> Option<SecretString> {
+        self.optional(key, |given| Ok(SecretString::from(read(given)?.to_owned())))
     }
 
     /// A key that this version can't honour: only its default passes.
@@ -53,16 +49,14 @@ impl Reader {
                 let (a, b) = (humantime::parse_duration(a), humantime::parse_duration(default));
                 matches!((a, b), (Ok(a), Ok(b)) if a == b)
             };
-            match given.text() {
-                Ok(text) if text == default || same_length(text) => Ok(()),
-                _ => Err(not_supported(Some(default))),
+            match &given.raw {
+                Raw::Text(text) if text == default || same_length(text) => Ok(()),
+                _ => Err(Bad::new(
+                    "not_supported: this version can't honour it yet",
+                    format!("only its default, {default:?}"),
+                )),
             }
         });
-    }
-
-    /// A key or secret that this version has no use for at all.
-    pub fn unsupported(&mut self, key: &str) {
-        self.optional(key, |_| -> Reading<()> { Err(not_supported(None)) });
     }
 
     /// A secret or key that a command can't do without.
@@ -108,14 +102,6 @@ impl Reader {
             _ => "remove it; config/outdial.toml lists every key".to_owned(),
         }
     }
-}
-
-fn not_supported(default: Option<&str>) -> Bad {
-    let mend = match default {
-        Some(default) => format!("remove it, or give its default {default:?}"),
-        None => "remove it".to_owned(),
-    };
-    Bad::new("not_supported: this version can't honour it yet", mend)
 }
 
 /// A second as the least and a year as the most that any length of time may be, unless a key says otherwise.

@@ -1,12 +1,9 @@
 #![expect(clippy::unwrap_used, reason = "a test may fail by panicking")]
 
-use std::path::Path;
-
 use secrecy::ExposeSecret;
 
+use super::reference::SHIPPED;
 use super::*;
-
-const SHIPPED: &str = include_str!("../../config/outdial.toml");
 
 fn environment(pairs: &[(&str, &str)]) -> Sources {
     let environment = pairs.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect();
@@ -33,27 +30,11 @@ fn only_fault(text: &str, pairs: &[(&str, &str)]) -> Fault {
 }
 
 #[test]
-fn the_shipped_file_holds_every_key_with_its_default() {
-    let (from_file, faults, known) = read(SHIPPED, &Sources::default(), Needs::NOTHING);
+fn the_shipped_file_holds_the_built_in_defaults() {
+    let (from_file, faults, _) = read(SHIPPED, &Sources::default(), Needs::NOTHING);
     assert_eq!(faults, []);
     let (built_in, ..) = Config::read(Layers::default(), Needs::NOTHING);
     assert_eq!(format!("{from_file:?}"), format!("{built_in:?}"));
-
-    // Uncommenting "# key = value" lines gives the keys without a default; the set must be the code's.
-    let all: String = SHIPPED
-        .lines()
-        .map(|line| {
-            match line.strip_prefix("# ").and_then(|rest| rest.split_once(" = ").map(|(k, _)| (rest, k))) {
-                Some((rest, key)) if key.chars().all(|c| c.is_ascii_lowercase() || c == '_') => {
-                    format!("{rest}\n")
-                }
-                _ => format!("{line}\n"),
-            }
-        })
-        .collect();
-    let mut layers = Layers::default();
-    layers.file_text(Path::new("shipped"), &all);
-    assert_eq!(layers.given.keys().cloned().collect::<BTreeSet<_>>(), known);
 }
 
 #[test]
@@ -111,7 +92,7 @@ fn every_fault_is_told_at_once_with_its_place_and_mend() {
     assert!(place_of("limits.slack").ends_with("outdial.toml:5"));
     assert_eq!(place_of("worker.lease"), "environment variable OUTDIAL__WORKER__LEASE");
     let expected = [
-        "calls.poll | 5 is not a length of time | a length of time with its unit, such as 500ms, 10s",
+        "calls.poll | 5 is not a length of time | a length of time from 100ms to 10m, with its unit",
         "limits.slack | is no key | did you mean limits.slack_ms?",
         "intake.phone_check | \"perhaps\" is unknown | one of: valid, possible",
         "worker.lease | \"soon\" is not a length of time",
@@ -140,6 +121,8 @@ fn each_bad_value_names_what_would_do() {
         ("accounts.eu.base_url", "api.eu.synthflow.ai/v2", "doesn't begin with"),
         ("accounts.eu.calls_per_second", "0", "is out of range"),
         ("accounts.eu.only_phones", "+14155550123,4155550199", "entry 2 is not a number"),
+        ("telemetry.otlp_endpoint", "localhost:4318", "such as http://localhost:4318"),
+        ("telemetry.otlp_endpoint", "http://:4318", "has no host"),
         ("pool.refresh", "2h", "pool.max_age"),
         ("calls", "1", "is a section; its keys: calls.live_max, calls.poll"),
         ("entirely.elsewhere", "1", "config/outdial.toml lists every key"),
@@ -157,11 +140,7 @@ fn each_bad_value_names_what_would_do() {
 
 #[test]
 fn what_this_version_cannot_honour_is_refused() {
-    let refused = [
-        ("OUTDIAL__RETENTION__RECORDS", "90d"),
-        ("OUTDIAL__RETENTION__KEYS", "90d"),
-        ("OTEL_EXPORTER_OTLP_ENDPOINT", "http://localhost:4317"),
-    ];
+    let refused = [("OUTDIAL__RETENTION__RECORDS", "90d"), ("OUTDIAL__RETENTION__KEYS", "90d")];
     for (name, value) in refused {
         let fault = only_fault("", &[(name, value)]);
         assert!(fault.what.starts_with("not_supported"), "{name}: {fault}");
@@ -175,6 +154,23 @@ fn what_this_version_cannot_honour_is_refused() {
 }
 
 #[test]
+fn spans_are_sent_only_by_a_build_that_can() {
+    let given = environment(&[("OTEL_EXPORTER_OTLP_ENDPOINT", "http://localhost:4318/")]);
+    let (config, faults, _) = read("", &given, Needs::NOTHING);
+    if cfg!(feature = "otlp") {
+        assert_eq!(faults, []);
+        assert_eq!(config.telemetry.otlp_endpoint.as_deref(), Some("http://localhost:4318"));
+    } else {
+        assert_eq!(faults.len(), 1, "{faults:#?}");
+        assert!(faults[0].what.starts_with("not_supported"), "{}", faults[0]);
+        assert!(faults[0].mend.contains("--features otlp"), "{}", faults[0]);
+        assert_eq!(faults[0].origin, Origin::Environment("OTEL_EXPORTER_OTLP_ENDPOINT".to_owned()));
+    }
+    let (built_in, ..) = Config::read(Layers::default(), Needs::NOTHING);
+    assert_eq!(built_in.telemetry.otlp_endpoint, None);
+}
+
+#[test]
 fn no_message_shows_a_secret() {
     const CANARY: &str = "canary-7f3a91";
     let secrets = [
@@ -183,6 +179,7 @@ fn no_message_shows_a_secret() {
         ("SYNTHFLOW_API_KEY", format!("{CANARY} with a blank")),
         ("SYNTHFLOW_WEBHOOK_SECRET", format!("{CANARY} ")),
         ("SYNTHFLOW_BASE_URL", format!("https://{CANARY}@api.us.synthflow.ai/v2")),
+        ("OTEL_EXPORTER_OTLP_ENDPOINT", format!("http://u:{CANARY}@localhost:4318")),
         ("OUTDIAL_API_TOKEN", CANARY.to_owned()),
         ("OUTDIAL_API_READ_TOKEN", CANARY.to_owned()),
     ];
