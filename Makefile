@@ -1,5 +1,7 @@
 # `make demo` and `make test` need nothing but git, make, curl, a C compiler and Rust; the rest is installed if missing.
 CARGO ?= cargo
+# With all that a release has.
+TEST = $(CARGO) test --locked --features otlp
 
 .PHONY: demo test crash long chaos fuzz bench fmt lint check help
 
@@ -22,14 +24,14 @@ demo:
 # Tests mostly wait: for slots, leases and servers. More of them than there are processors wait side by side.
 TEST_THREADS ?= 6
 test:
-	@deploy/local/install.sh faketime
-	@RUST_TEST_THREADS=$(TEST_THREADS) deploy/local/with-tmp.sh $(CARGO) test --locked
+	@deploy/local/install.sh faketime prometheus chromium
+	@RUST_TEST_THREADS=$(TEST_THREADS) deploy/local/with-tmp.sh $(TEST)
 
 # Played as often as a rare interleaving needs; `make test` plays each row three times.
 CRASH_TIMES ?= 200
 crash:
 	@deploy/local/install.sh faketime
-	@OUTDIAL_CRASH_TIMES=$(CRASH_TIMES) deploy/local/with-tmp.sh $(CARGO) test --locked --test it crash::
+	@OUTDIAL_CRASH_TIMES=$(CRASH_TIMES) deploy/local/with-tmp.sh $(TEST) --test it crash::
 
 # The long forms of single tests, of which `make test` has the short ones: 20,000 calls whose webhooks go astray, ten million
 # opt-outs, a campaign of 5,000 to its end, 50 stops of each sort under load.
@@ -37,7 +39,7 @@ LONG_TESTS = webhooks::whatever_becomes callees::of_many callees::a_campaign_wit
 long:
 	@deploy/local/install.sh
 	@OUTDIAL_WEBHOOK_CALLS=20000 OUTDIAL_SUPPRESSIONS=10000000 OUTDIAL_CAMPAIGN_JOBS=5000 OUTDIAL_STOP_TRIES=150 \
-		RUST_TEST_THREADS=1 deploy/local/with-tmp.sh $(CARGO) test --locked --test it -- --nocapture $(LONG_TESTS)
+		RUST_TEST_THREADS=1 deploy/local/with-tmp.sh $(TEST) --test it -- --nocapture $(LONG_TESTS)
 
 # The seed is drawn and printed where none is given; `make test` has a short run with a fixed one.
 SECONDS ?= 600
@@ -45,7 +47,7 @@ SEED ?=
 RATE ?=
 chaos:
 	@deploy/local/install.sh faketime
-	@OUTDIAL_CHAOS_SECONDS=$(SECONDS) OUTDIAL_CHAOS_SEED=$(SEED) OUTDIAL_CHAOS_RATE=$(RATE) deploy/local/with-tmp.sh $(CARGO) test --locked --test it \
+	@OUTDIAL_CHAOS_SECONDS=$(SECONDS) OUTDIAL_CHAOS_SEED=$(SEED) OUTDIAL_CHAOS_RATE=$(RATE) deploy/local/with-tmp.sh $(TEST) --test it \
 		chaos::a_run_as_long_as_wanted -- --ignored --nocapture
 
 # libFuzzer needs a nightly compiler and cargo-fuzz; `make test` runs the same checks without either.
@@ -74,7 +76,7 @@ fmt:
 
 lint:
 	$(CARGO) fmt --check
-	$(CARGO) clippy --locked --all-targets -- -D warnings
+	$(CARGO) clippy --locked --all-targets --all-features -- -D warnings
 
 check:
-	$(CARGO) check --locked --all-targets
+	$(CARGO) check --locked --all-targets --all-features

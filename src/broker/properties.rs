@@ -5,6 +5,7 @@ use lapin::types::{AMQPValue, FieldTable, ShortString};
 
 use super::topology::{DEAD, EVENTS, JOBS};
 use crate::core::job::{DeadLetter, DeadReason};
+use crate::core::trace::Context;
 
 const REASON: &str = "x-outdial-reason";
 const DETAIL: &str = "x-outdial-detail";
@@ -148,19 +149,7 @@ pub(super) fn delivery_count(properties: &BasicProperties) -> u64 {
 /// The publisher's trace, only if it is well-formed by W3C Trace Context: what is kept is handed on.
 pub(super) fn traceparent(properties: &BasicProperties) -> Option<String> {
     let text = text_header(properties, "traceparent")?;
-    let parts: Vec<&str> = text.split('-').collect();
-    let [version, trace, span, flags] = parts[..] else { return None };
-    let hex = |part: &str, length: usize| {
-        part.len() == length && part.bytes().all(|b| matches!(b, b'0'..=b'9' | b'a'..=b'f'))
-    };
-    let not_zero = |part: &str| part.bytes().any(|b| b != b'0');
-    let fits = version == "00"
-        && hex(trace, 32)
-        && hex(span, 16)
-        && hex(flags, 2)
-        && not_zero(trace)
-        && not_zero(span);
-    fits.then(|| text.to_owned())
+    Context::parse(text).map(|_| text.to_owned())
 }
 
 #[cfg(test)]

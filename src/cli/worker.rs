@@ -33,7 +33,11 @@ use crate::engine::upkeep::Upkeep;
 use crate::engine::world::WorldKeeper;
 use crate::http::Server;
 use crate::store::{self, Ledger, Purpose};
+#[cfg(feature = "otlp")]
+use crate::synthflow;
 use crate::telemetry::Metrics;
+#[cfg(feature = "otlp")]
+use crate::telemetry::otlp::{EXPORT_MAX, Spans};
 use accounts::Accounts;
 use gauges::Ringing;
 use meter::Meter;
@@ -202,7 +206,12 @@ impl Running {
         };
         let most = usize::try_from(config.worker.max_inflight).unwrap_or(usize::MAX);
         let sending = Arc::new(Sending::new(most));
-        let meter = Arc::new(Meter { metrics: Arc::clone(&metrics), dry_run });
+        let meter = Arc::new(Meter {
+            metrics: Arc::clone(&metrics),
+            dry_run,
+            #[cfg(feature = "otlp")]
+            spans: running.spans(config, &metrics)?,
+        });
 
         let keeper = WorldKeeper {
             ledger: Arc::clone(&running.ledger),
@@ -224,6 +233,18 @@ impl Running {
         running.talk_to_broker(config, settings, &world, &tenure, &meter, &sending, &stop);
         tracing::info!(worker.no = running.ledger.worker_no(), dry_run, "worker.started");
         Ok(running)
+    }
+
+    /// The way to the collector of traces, where one is named.
+    #[cfg(feature = "otlp")]
+    fn spans(&self, config: &Config, metrics: &Metrics) -> Result<Option<Spans>, Failure> {
+        let Some(endpoint) = &config.telemetry.otlp_endpoint else { return Ok(None) };
+        let (worker_no, lost, stop) =
+            (self.ledger.worker_no(), metrics.spans_lost.clone(), self.keepers_stop.clone());
+        let failed =
+            |why: String| Failure::new(format!("spans can't be sent to telemetry.otlp_endpoint: {why}"));
+        let http = synthflow::other_service(endpoint, EXPORT_MAX).map_err(|why| failed(why.to_string()))?;
+        Spans::start(http, endpoint, worker_no, lost, &self.keepers, stop).map(Some).map_err(failed)
     }
 
     fn keep_tenure(&self, tenure: &Arc<Tenure>, lease: Duration) {

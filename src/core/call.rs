@@ -28,6 +28,8 @@ pub struct PlaceCall {
     pub lead_email: Option<String>,
     /// An IANA time zone.
     pub lead_timezone: Option<String>,
+    /// The header of that name: the trace that this call is part of.
+    pub traceparent: Option<String>,
 }
 
 /// Numbers masked, everything a person could be known by left out.

@@ -25,6 +25,7 @@ pub mod slots;
 pub mod states;
 pub mod suppression;
 pub mod text;
+pub mod trace;
 pub mod usage;
 pub mod webhook;
 pub mod windows;

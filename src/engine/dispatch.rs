@@ -28,6 +28,7 @@ use crate::core::phone::E164;
 use crate::core::pick::Pick;
 use crate::core::rules::Limits;
 use crate::core::states::Reason;
+use crate::core::trace::Took;
 use crate::core::usage::UsageBook;
 use classes::Classes;
 
@@ -54,6 +55,8 @@ pub struct Slotted {
     pub window_until: Option<DateTime<Utc>>,
     /// Of the database's clock, when the slot was asked for.
     pub steps: u64,
+    /// Asking for it.
+    pub decided: Took,
 }
 
 impl Slotted {

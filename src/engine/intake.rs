@@ -11,15 +11,17 @@ mod tests;
 use std::sync::Arc;
 use std::time::Duration;
 
+use chrono::{DateTime, Utc};
 use tokio::sync::{mpsc, watch};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
-use super::ports::{IntakeLedger, IntakeTerms, LedgerError, Message, NewJob, Receipt};
+use super::ports::{IntakeLedger, IntakeTerms, LedgerError, Message, NewJob, Receipt, Traces};
 use crate::clock;
 use crate::core::backoff::Backoff;
 use crate::core::ids::JobId;
 use crate::core::job::{DeadLetter, DeadReason, JobOptions};
+use crate::core::trace::{Attribute, Context, Kind, Span, Took};
 use batch::{Pending, Run};
 
 /// The most messages to a statement.
@@ -42,7 +44,7 @@ pub enum Taken {
 }
 
 /// What intake counts.
-pub trait IntakeMeter: std::fmt::Debug + Send + Sync + 'static {
+pub trait IntakeMeter: Traces + std::fmt::Debug + Send + Sync + 'static {
     fn message(&self, became: Taken);
     /// So many jobs were written down by one statement.
     fn batch(&self, jobs: usize);
@@ -148,16 +150,41 @@ impl<L: IntakeLedger, T: IntakeTerms> Intake<L, T> {
     ) -> Result<u64, Stopped> {
         let mut accepted = 0;
         let mut left = jobs;
+        let began = clock::wall();
         while !left.is_empty() {
             let (groups, batch) = batch::distinct(left);
             left = Vec::new();
             let verdicts = self.judge(&batch, stop).await?;
-            for (group, verdict) in groups.into_iter().zip(verdicts) {
-                accepted += u64::from(matches!(verdict, Ok(Receipt::New)));
+            for ((group, job), verdict) in groups.into_iter().zip(&batch).zip(verdicts) {
+                if matches!(verdict, Ok(Receipt::New)) {
+                    accepted += 1;
+                    self.trace(job, began);
+                }
                 left.extend(self.settle(group, verdict));
             }
         }
         Ok(accepted)
+    }
+
+    /// Tells of a job that is written down.
+    fn trace(&self, new: &NewJob, began: DateTime<Utc>) {
+        let publisher = new.traceparent.as_deref().filter(|_| self.meter.traced()).and_then(Context::parse);
+        let Some(publisher) = publisher.filter(|publisher| publisher.sampled()) else { return };
+        let text = |text: &str| Attribute::Text(text.to_owned());
+        self.meter.span(Span {
+            name: "receive",
+            kind: Kind::Consumer,
+            context: publisher.child(rand::random()),
+            parent: publisher.span,
+            took: Took { began, ended: clock::wall() },
+            attributes: vec![
+                ("messaging.system", text("rabbitmq")),
+                ("messaging.operation.type", text("receive")),
+                ("outdial.job.id", text(new.job.job_id.as_str())),
+                ("outdial.campaign.id", text(new.job.campaign_id.as_str())),
+            ],
+            failed: None,
+        });
     }
 
     /// Acks or buries the messages of one job id by the verdict on the first; gives back those that need their own.

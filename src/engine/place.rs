@@ -7,6 +7,7 @@
 mod arrivals;
 mod pulse;
 mod settle;
+mod trail;
 mod warmth;
 
 use std::future::Future;
@@ -22,11 +23,13 @@ use tokio_util::task::TaskTracker;
 
 use self::arrivals::Arrivals;
 use self::pulse::Pulse;
+use self::trail::Trail;
 use self::warmth::Warmth;
 use super::batch::Batcher;
 use super::dispatch::{Ready, Slotted};
 use super::fence::Fence;
 use super::ledger::{LedgerError, PlaceLedger};
+use super::ports::Traces;
 use super::sending::{Sending, Unsent};
 use super::tenure::Tenure;
 use crate::clock;
@@ -37,6 +40,7 @@ use crate::core::ledger::{Authorised, Became, Leave, NoLeave, Settlement};
 use crate::core::outcome::{NotPlaced, NotSentCause, PlaceOutcome, Sent, Verdict, judge};
 use crate::core::phone::E164;
 use crate::core::states::Reason;
+use crate::core::trace::Took;
 
 /// The most to a statement.
 const BATCH_MAX: usize = 256;
@@ -99,7 +103,7 @@ pub trait Desk: Send + Sync + 'static {
 }
 
 /// What placing counts.
-pub trait PlaceMeter: Send + Sync + 'static {
+pub trait PlaceMeter: Traces + Send + Sync + 'static {
     /// A job's first POST, so long after its receipt.
     fn first_post(&self, waited: Duration);
     fn settled(&self, account: &AccountName, became: &Became);
@@ -187,6 +191,7 @@ impl<L: PlaceLedger, C: Caller, D: Desk, M: PlaceMeter> Desks<L, C, D, M> {
             return self.hand_back(job, "draining").await;
         }
         let attempt = AttemptId(uuid::Uuid::now_v7());
+        let trail = Trail::of(job).filter(|_| self.parts.meter.traced());
         let asked = clock::monotonic();
         let leave = self.leave.ask(self.leave_for(job, attempt)).await;
         sending.leave_took(asked.elapsed());
@@ -200,10 +205,16 @@ impl<L: PlaceLedger, C: Caller, D: Desk, M: PlaceMeter> Desks<L, C, D, M> {
                 return self.write(nothing_sent(attempt)).await;
             }
         };
-        let (verdict, arrived_by) = self.send(job, attempt, first, unsent).await;
+        if let Some(trail) = &trail {
+            self.parts.meter.span(trail.decided(job));
+        }
+        let (verdict, arrived_by) = self.send(job, attempt, first, unsent, trail.as_ref()).await;
         let settlement = Settlement { arrived_by, ..self.meaning(job, attempt, verdict).await };
         let became = settlement.became.clone();
         self.write(settlement).await;
+        if let Some(trail) = &trail {
+            self.parts.meter.span(trail.dialed(job, attempt, &became));
+        }
         match became {
             Became::Placed { .. } => self.parts.desk.placed(job.account()),
             Became::Unknown => self.parts.desk.unconfirmed(job.account()),
@@ -272,6 +283,7 @@ impl<L: PlaceLedger, C: Caller, D: Desk, M: PlaceMeter> Desks<L, C, D, M> {
         attempt: AttemptId,
         first: bool,
         unsent: Unsent,
+        trail: Option<&Trail>,
     ) -> (Verdict, Option<DateTime<Utc>>) {
         let Place { tenure, slack, sending, .. } = &self.parts;
         let slot = job.reserved.slot;
@@ -289,12 +301,20 @@ impl<L: PlaceLedger, C: Caller, D: Desk, M: PlaceMeter> Desks<L, C, D, M> {
         if !self.fence_admits(job).await {
             return late();
         }
-        let call = call_of(job, attempt);
+        let mut call = call_of(job, attempt);
+        if let Some(trail) = trail {
+            call.traceparent = Some(trail.header());
+        }
         let received = job.reserved.received_at;
         let waited = tenure.now().filter(|_| first).map(|reading| (reading.now - received).to_std());
         drop(unsent);
+        let began = clock::wall();
         let mut posted = self.parts.caller.place(job.account(), &call, closes).await;
+        let took = Took { began, ended: clock::wall() };
         self.note(job, &mut posted, closes, waited.map(Result::unwrap_or_default)).await;
+        if let Some(trail) = trail {
+            self.parts.meter.span(trail.posted(took, attempt, &posted));
+        }
         // A process that was stopped for long doesn't know the time well any more, but well enough for this.
         let now = self.parts.tenure.reckon();
         let arrived_by = now.and_then(|now| self.arrivals.late(job.account(), &posted, (slot, *slack), now));
@@ -441,6 +461,8 @@ fn call_of(job: &Slotted, attempt: AttemptId) -> PlaceCall {
         greeting: content.greeting,
         lead_email: content.lead_email,
         lead_timezone: content.lead_timezone,
+        // Whose trace isn't recorded here hands it on as it came.
+        traceparent: job.reserved.traceparent.clone(),
     }
 }
 

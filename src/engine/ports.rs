@@ -6,6 +6,17 @@ use chrono::{DateTime, TimeDelta, Utc};
 
 use crate::core::ids::{CampaignId, JobId};
 use crate::core::job::{DeadLetter, Job};
+use crate::core::trace::Span;
+
+/// Where the spans of traces go.
+pub trait Traces: Send + Sync {
+    /// Whether anybody collects them: without, none is made.
+    fn traced(&self) -> bool {
+        false
+    }
+    /// Takes a span that is over. Returns at once.
+    fn span(&self, _: Span) {}
+}
 
 // ── intake ──────────────────────────────────────────────────────────────────────────────────────────────────────────
 

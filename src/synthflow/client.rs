@@ -85,19 +85,35 @@ impl fmt::Debug for Client {
     }
 }
 
+/// No redirect is followed, nothing repeated, and no proxy asked.
+fn plain(scheme: &str, timeout: Duration) -> reqwest::ClientBuilder {
+    // Fails where one is installed already, which is as good: every dependency is built with ring only.
+    let _ = rustls::crypto::ring::default_provider().install_default();
+    let builder = reqwest::Client::builder()
+        .user_agent(concat!("outdial/", env!("CARGO_PKG_VERSION")))
+        .redirect(reqwest::redirect::Policy::none())
+        .retry(reqwest::retry::never())
+        .no_proxy()
+        .timeout(timeout);
+    // No TLS, so no need of the system's certificates either (a sandbox on a bare machine).
+    if scheme == "http" { builder.tls_certs_only([]) } else { builder }
+}
+
+/// A client of another service, at an address of it.
+///
+/// # Errors
+/// [`ClientError::Build`].
+pub fn other_service(url: &str, timeout: Duration) -> Result<reqwest::Client, ClientError> {
+    let scheme = url.split(':').next().unwrap_or_default();
+    plain(scheme, timeout).build().map_err(|error| ClientError::Build(chain(error)))
+}
+
 impl Client {
     pub fn new(config: &ClientConfig) -> Result<Self, ClientError> {
         let base = base_url(&config.base_url)?;
-        // Fails where one is installed already, which is as good: every dependency is built with ring only.
-        let _ = rustls::crypto::ring::default_provider().install_default();
-        let mut builder = reqwest::Client::builder()
-            .user_agent(concat!("outdial/", env!("CARGO_PKG_VERSION")))
+        let mut builder = plain(base.scheme(), config.timeout)
             .default_headers(HeaderMap::from_iter([(AUTHORIZATION, bearer(&config.api_key)?)]))
-            .redirect(reqwest::redirect::Policy::none())
-            .retry(reqwest::retry::never())
-            .no_proxy()
             .http1_only()
-            .timeout(config.timeout)
             .connect_timeout(config.connect_timeout)
             // Below the idle time-outs of usual gateways (60 s), so that it is we who close: a request written to a
             // connection that the other side has just closed ends as unknown.
@@ -108,10 +124,6 @@ impl Client {
         #[cfg(target_os = "linux")]
         {
             builder = builder.tcp_user_timeout(config.timeout);
-        }
-        if base.scheme() == "http" {
-            // No TLS, so no need of the system's certificates either (a sandbox on a bare machine).
-            builder = builder.tls_certs_only([]);
         }
         let http = builder.build().map_err(|e| ClientError::Build(chain(e)))?;
         Ok(Self { http, base, read_timeout: config.read_timeout.min(config.timeout) })
@@ -134,7 +146,10 @@ impl Client {
             Err(why) => return Sent::NotSent(NotSentCause::Build(why.to_string())),
         };
         let body = reqwest::Body::wrap(gate.body(records::place_body(call).into()));
-        let request = self.http.post(url).header(CONTENT_TYPE, "application/json").body(body);
+        let mut request = self.http.post(url).header(CONTENT_TYPE, "application/json").body(body);
+        if let Some(traceparent) = &call.traceparent {
+            request = request.header("traceparent", traceparent);
+        }
         let _ = failpoint::at(Point::BeforePost).await;
         match request.send().await {
             Ok(response) => {

@@ -13,4 +13,4 @@ mod stages;
 #[cfg(test)]
 mod wire_tests;
 
-pub use client::{Client, ClientConfig, ClientError};
+pub use client::{Client, ClientConfig, ClientError, other_service};

@@ -133,6 +133,7 @@ fn a_place_body_carries_what_is_set_and_nothing_else() {
         greeting: Some("Hello".into()),
         lead_email: None,
         lead_timezone: Some("America/New_York".into()),
+        traceparent: None,
     };
     let body: serde_json::Value = serde_json::from_slice(&place_body(&call)).unwrap();
     let expected = serde_json::json!({

@@ -118,6 +118,7 @@ fn call() -> PlaceCall {
         greeting: None,
         lead_email: None,
         lead_timezone: None,
+        traceparent: None,
     }
 }
 

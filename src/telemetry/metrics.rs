@@ -172,6 +172,8 @@ metrics! {
         "Results of attempts that the database has not taken yet", Gauge::default();
 
     // The process.
+    spans_lost: Counter = "spans_lost",
+        "Spans that the collector of traces didn't take, or that were too many to be kept for it", Counter::default();
     routing_version: Gauge = "routing_version", "Version of the routing rules in use; 0: none", Gauge::default();
     draining: Gauge = "draining", "1 while stopping", Gauge::default();
     build: Family<ByVersion, Gauge> = "build_info", "The running version; always 1", Family::default();

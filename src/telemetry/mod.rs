@@ -4,7 +4,11 @@
 //! (`batch.jobs`, `post.took_ms`). Phone numbers and names are kept out by types: `E164` shows itself masked, and
 //! whatever holds a name leaves it out of its `Debug`. A test with canaries watches over it.
 
+#[cfg(test)]
+mod lines;
 pub mod metrics;
+#[cfg(feature = "otlp")]
+pub mod otlp;
 
 use std::io::IsTerminal;
 
@@ -111,6 +115,7 @@ mod tests {
             greeting: Some("Canary greeting".to_owned()),
             lead_email: Some("canary@example.org".to_owned()),
             lead_timezone: None,
+            traceparent: None,
         };
         for json in [true, false] {
             let text = written(json, || {

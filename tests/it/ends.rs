@@ -163,6 +163,7 @@ async fn placed(side: &Side, attempts: &[Uuid]) {
             greeting: None,
             lead_email: None,
             lead_timezone: None,
+            traceparent: None,
         };
         let sent = client.place(&call, clock::monotonic() + Duration::from_secs(5)).await.sent;
         let PlaceOutcome::Placed { call_id } = judge(&sent, true).outcome else { panic!("{sent:?}") };

@@ -33,6 +33,7 @@ const IN_TROUBLE: &[(&str, &str)] = &[
         "it callees::a_number_that_the_provider_does_not_show_is_told_and_quarantined_where_the_rules_say_so",
     ),
     ("places_drift", "it reconcile::places_that_were_miscounted_are_found_and_put_right"),
+    ("spans_lost", "it traces::a_collector_that_is_away_holds_up_no_call"),
     ("late_sends", "it limits::a_call_that_left_late_keeps_the_next_at_a_distance"),
 ];
 

@@ -42,6 +42,7 @@ fn call(n: u32) -> PlaceCall {
         greeting: None,
         lead_email: None,
         lead_timezone: None,
+        traceparent: None,
     }
 }
 

@@ -5,18 +5,42 @@ use std::time::Duration;
 
 use crate::core::ids::AccountName;
 use crate::core::ledger::Became;
+#[cfg(feature = "otlp")]
+use crate::core::trace::Span;
 use crate::engine::dispatch::DispatchMeter;
 use crate::engine::intake::{IntakeMeter, Taken};
 use crate::engine::place::PlaceMeter;
+use crate::engine::ports::Traces;
 use crate::telemetry::Metrics;
 use crate::telemetry::metrics::{ByOutcome, ByReason, ByResult, ByWhy};
+#[cfg(feature = "otlp")]
+use crate::telemetry::otlp::Spans;
 
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub(super) struct Meter {
     pub metrics: Arc<Metrics>,
     /// Nobody is called: what would count a call counts none.
     pub dry_run: bool,
+    /// The collector of traces, where there is one.
+    #[cfg(feature = "otlp")]
+    pub spans: Option<Spans>,
 }
+
+#[cfg(feature = "otlp")]
+impl Traces for Meter {
+    fn traced(&self) -> bool {
+        self.spans.is_some()
+    }
+
+    fn span(&self, span: Span) {
+        if let Some(spans) = &self.spans {
+            spans.take(span);
+        }
+    }
+}
+
+#[cfg(not(feature = "otlp"))]
+impl Traces for Meter {}
 
 impl DispatchMeter for Meter {
     fn reserved(&self, ahead: Duration) {
@@ -109,7 +133,7 @@ mod tests {
     /// What no test of a whole worker brings about at will.
     #[test]
     fn trouble_is_counted() {
-        let meter = Meter { metrics: Arc::new(Metrics::new()), dry_run: false };
+        let meter = Meter::default();
         meter.violation();
         meter.unused("late");
         let metrics = &meter.metrics;
@@ -119,7 +143,7 @@ mod tests {
 
     #[test]
     fn a_dry_run_counts_no_call() {
-        let meter = Meter { metrics: Arc::new(Metrics::new()), dry_run: true };
+        let meter = Meter { dry_run: true, ..Meter::default() };
         let call_id = CallId::parse("dry-run-1").unwrap();
         meter.settled(&AccountName::default_account(), &Became::Placed { call_id });
         assert_eq!(meter.metrics.calls_placed.get(), 0);

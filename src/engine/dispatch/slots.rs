@@ -13,6 +13,7 @@ use crate::core::ids::JobNo;
 use crate::core::ledger::{NoSlot, Park, ParkedUntil, SlotAnswer, SlotAnswers};
 use crate::core::pick::{Pick, Picked};
 use crate::core::states::Reason;
+use crate::core::trace::Took;
 use crate::engine::ledger::{DispatchLedger, LedgerError};
 
 /// Between two looks whether a probe has shown that the provider is back.
@@ -56,7 +57,9 @@ impl<L: DispatchLedger> Dispatch<L> {
         }
         let asks: Vec<_> = picked.picks.iter().map(|p| p.ask.clone()).collect();
         let (began, asked_at, steps) = (clock::monotonic(), clock::uptime(), self.tenure.steps());
+        let asked_on = clock::wall();
         let answers = self.ledger.reserve(world.version, self.terms(), &asks).await;
+        let decided = Took { began: asked_on, ended: clock::wall() };
         self.meter.statement("reserve", began.elapsed(), answers.is_ok());
         let jobs = || asks.iter().map(|ask| ask.job_no).collect::<Vec<JobNo>>();
         let answers = match answers {
@@ -86,8 +89,8 @@ impl<L: DispatchLedger> Dispatch<L> {
                     self.meter.reserved((reserved.slot - answered).to_std().unwrap_or_default());
                     let window_until = windows.get(&reserved.job_no).copied();
                     let Ok(permit) = Arc::clone(&self.inflight).acquire_owned().await else { break };
-                    let job =
-                        Slotted { reserved: *reserved, pick, version: world.version, window_until, steps };
+                    let version = world.version;
+                    let job = Slotted { reserved: *reserved, pick, version, window_until, steps, decided };
                     let ready = Ready { job, permit, unsent: self.sending.begin() };
                     // The other end is gone only when the process stops: the drain hands the reservation back.
                     if self.placing.send(ready).await.is_err() {

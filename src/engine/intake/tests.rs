@@ -112,6 +112,8 @@ struct Tally {
     paused: AtomicBool,
 }
 
+impl Traces for Tally {}
+
 impl IntakeMeter for Tally {
     fn message(&self, became: Taken) {
         self.taken.lock().unwrap().push(became);

@@ -83,7 +83,8 @@ async fn place_call(
             line.cut();
             return StatusCode::SERVICE_UNAVAILABLE.into_response();
         }
-        place::receive(&mut world, at_us, key_of(&head.headers), &body)
+        let traceparent = head.headers.get("traceparent").and_then(|value| value.to_str().ok());
+        place::receive(&mut world, at_us, place::Head { key: key_of(&head.headers), traceparent }, &body)
     };
     send(&shared, &line, reply).await
 }

@@ -28,6 +28,9 @@ pub struct LedgerEntry {
     pub from_phone_number: Option<String>,
     /// The custom variable `outdial_attempt_id`.
     pub attempt_id: Option<String>,
+    /// The header of that name.
+    #[serde(default)]
+    pub traceparent: Option<String>,
     /// The whole body; a string where it was not JSON.
     pub body: Value,
     /// The status answered; `None`: no answer was given.

@@ -36,11 +36,18 @@ struct Asked {
     webhook_url: Option<String>,
 }
 
+/// What the sandbox reads of a POST's head.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Head<'a> {
+    pub key: Option<&'a str>,
+    pub traceparent: Option<&'a str>,
+}
+
 /// Decides on one POST and writes it to the ledger. `at_us`: when its bytes were read.
-pub fn receive(world: &mut World, at_us: u64, key: Option<&str>, body: &[u8]) -> Reply {
+pub fn receive(world: &mut World, at_us: u64, head: Head<'_>, body: &[u8]) -> Reply {
     let json: Value =
         serde_json::from_slice(body).unwrap_or_else(|_| String::from_utf8_lossy(body).into_owned().into());
-    let account = key.and_then(|key| world.account_of_key(key)).map(str::to_owned);
+    let account = head.key.and_then(|key| world.account_of_key(key)).map(str::to_owned);
     let seq = world.ledger.next_seq();
     let mut fate = world.faults.fate(world.config.seed, On::Post, seq, at_us);
     let wish = Override::take(&mut world.overrides, &json);
@@ -69,6 +76,7 @@ pub fn receive(world: &mut World, at_us: u64, key: Option<&str>, body: &[u8]) ->
         phone: text("phone"),
         from_phone_number: text("from_phone_number"),
         attempt_id: attempt_id(&json),
+        traceparent: head.traceparent.map(str::to_owned),
         status: reply.delivery.answers().then_some(reply.status),
         call_id: call.as_ref().map(|(call_id, _)| call_id.clone()),
         placed: call.as_ref().is_some_and(|(_, made)| made.script.dialed),

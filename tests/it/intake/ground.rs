@@ -16,7 +16,7 @@ use outdial::core::events::EventTypes;
 use outdial::core::ids::CampaignId;
 use outdial::core::job::JobOptions;
 use outdial::engine::intake::{Intake, IntakeMeter, Taken};
-use outdial::engine::ports::IntakeTerms;
+use outdial::engine::ports::{IntakeTerms, Traces};
 use outdial::store::{self, Ledger, Pool, Purpose};
 use prometheus_client::metrics::counter::Counter;
 use secrecy::SecretString;
@@ -154,6 +154,8 @@ impl Counts {
         self.duplicates.load(Ordering::Relaxed)
     }
 }
+
+impl Traces for Counts {}
 
 impl IntakeMeter for Counts {
     fn message(&self, became: Taken) {
