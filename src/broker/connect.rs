@@ -132,6 +132,25 @@ pub async fn prepare(target: &Target, declare: bool, patience: Duration) -> Resu
     }
 }
 
+/// One look at the exchanges and queues, which changes nothing. With `compare` at the arguments of queues, too: the
+/// user needs the right to declare them.
+///
+/// # Errors
+/// No connection, or no answer within `limit`.
+pub async fn look(
+    target: &Target,
+    compare: bool,
+    limit: Duration,
+) -> Result<Vec<topology::Sighting>, BrokerError> {
+    let connection = connect(target, "check").await?;
+    let looked = tokio::time::timeout(limit, topology::look(&connection, compare)).await;
+    close(&connection).await;
+    looked.unwrap_or_else(|_| {
+        let limit = humantime::format_duration(limit);
+        Err(BrokerError::Lost(format!("the broker {target} tells nothing of its queues within {limit}")))
+    })
+}
+
 async fn attempt(target: &Target, declare: bool) -> Result<(), BrokerError> {
     let connection = connect(target, "start").await?;
     let outcome = topology::establish(&connection, declare).await;

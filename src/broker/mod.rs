@@ -13,14 +13,14 @@ mod session;
 mod throwaway;
 mod topology;
 
-pub use connect::{BrokerError, Target, prepare};
+pub use connect::{BrokerError, Target, look, prepare};
 pub use consumer::{Consumer, Delivered};
 pub use dead::{DeadMessage, DeadQueue, Replayed};
 pub use properties::Outgoing;
 pub use publisher::{PublishError, Publisher};
 pub use session::{LinkState, Links};
 pub use throwaway::{present, remove};
-pub use topology::{DEAD, EVENTS, JOBS};
+pub use topology::{DEAD, EVENTS, JOBS, Seen, Sighting};
 
 /// Where the broker is, and what may be done to it.
 #[derive(Debug, Clone)]

@@ -18,6 +18,8 @@ pub const EVENTS: &str = "outdial.events";
 
 /// Deliveries without an answer after which the broker dead-letters a message.
 const DELIVERY_LIMIT: i32 = 50;
+/// An argument of streams: a broker compares it with no quorum queue, and makes no quorum queue that has it.
+const STREAMS_ONLY: &str = "x-max-age";
 
 #[derive(Debug, Clone, Copy)]
 enum Item {
@@ -66,7 +68,65 @@ pub async fn establish(connection: &Connection, declare: bool) -> Result<(), Bro
     if faults.is_empty() { Ok(()) } else { Err(BrokerError::Topology(faults)) }
 }
 
+/// How an exchange or a queue was found.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Seen {
+    /// It is there, and its arguments are as they must be.
+    Right,
+    /// It is there; what it is like was not compared.
+    There,
+    Missing,
+    /// It is there and otherwise than it must be, in the broker's words.
+    Wrong(String),
+    /// The broker doesn't let this user look, or compare; in its words.
+    Refused(String),
+}
+
+/// One look at an exchange or a queue.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Sighting {
+    /// Such as `queue outdial.jobs`.
+    pub item: String,
+    pub seen: Seen,
+}
+
+/// Looks at every exchange and queue, and changes nothing. With `compare` the arguments of queues are looked at, too,
+/// for which the user needs the right to declare them.
+///
+/// # Errors
+/// The connection's.
+pub async fn look(connection: &Connection, compare: bool) -> Result<Vec<Sighting>, BrokerError> {
+    let mut sightings = Vec::new();
+    for item in ITEMS {
+        // A binding can't be looked at, only made.
+        if !matches!(item, Item::Binding(_)) {
+            let seen = item.look(connection, compare).await?;
+            sightings.push(Sighting { item: item.to_string(), seen });
+        }
+    }
+    Ok(sightings)
+}
+
 impl Item {
+    async fn look(self, connection: &Connection, compare: bool) -> Result<Seen, BrokerError> {
+        // A look that finds nothing closes its channel, so each has its own.
+        let channel = connection.create_channel().await?;
+        let looked = match self.establish(&channel, false).await {
+            Ok(()) => match self {
+                Item::Queue(name) if compare => compared(&channel, name).await.map(|()| Seen::Right),
+                _ => Ok(Seen::There),
+            },
+            Err(error) => Err(error),
+        };
+        match looked {
+            Ok(seen) => {
+                let _ = channel.close(200, "done".into()).await;
+                Ok(seen)
+            }
+            Err(error) => seen_by(&error).ok_or_else(|| BrokerError::from(error)),
+        }
+    }
+
     async fn establish(self, channel: &Channel, declare: bool) -> lapin::Result<()> {
         let passive = !declare;
         match self {
@@ -105,6 +165,41 @@ impl Item {
             _ => return None,
         };
         Some(format!("{self}: {}; {mend}", told.get_message()))
+    }
+}
+
+/// Holds a queue against what it must be. Looking alone tells nothing of arguments; a declaration does, and this one
+/// makes no queue even where that one has gone meanwhile.
+async fn compared(channel: &Channel, queue: &str) -> lapin::Result<()> {
+    let mut arguments = arguments(queue);
+    arguments.insert(STREAMS_ONLY.into(), AMQPValue::LongString("1h".into()));
+    let options = QueueDeclareOptions { durable: true, ..Default::default() };
+    channel.queue_declare(queue.into(), options, arguments).await.map(drop)
+}
+
+/// What a refusal tells of the item; none where it says nothing of it.
+fn seen_by(error: &lapin::Error) -> Option<Seen> {
+    let ErrorKind::ProtocolError(told) = error.kind() else { return None };
+    let words = told.get_message().to_string();
+    match told.kind() {
+        // A queue that is there, and whose node isn't, is told alike.
+        AMQPErrorKind::Soft(AMQPSoftError::NOTFOUND)
+            if words.contains("no queue") || words.contains("no exchange") =>
+        {
+            Some(Seen::Missing)
+        }
+        AMQPErrorKind::Soft(AMQPSoftError::NOTFOUND) => Some(Seen::Wrong(words)),
+        // It would have had to be made.
+        AMQPErrorKind::Soft(AMQPSoftError::PRECONDITIONFAILED)
+            if words.contains(&format!("invalid arg '{STREAMS_ONLY}'")) =>
+        {
+            Some(Seen::Missing)
+        }
+        AMQPErrorKind::Soft(AMQPSoftError::PRECONDITIONFAILED | AMQPSoftError::RESOURCELOCKED) => {
+            Some(Seen::Wrong(words))
+        }
+        AMQPErrorKind::Soft(AMQPSoftError::ACCESSREFUSED) => Some(Seen::Refused(words)),
+        _ => None,
     }
 }
 

@@ -25,7 +25,10 @@ mod upkeep;
 mod world;
 
 pub use accounts::{ConfiguredAccount, ensure_accounts};
-pub use checks::{ServerFacts, server_facts};
+pub use checks::{
+    AgentNumbers, PausedAccount, ServerFacts, Standing, agents, newer_steps, read_clock, server_facts,
+    standing,
+};
 pub use connect::{ConnectError, PATIENCE_AT_START, PATIENCE_OF_COMMANDS, Purpose, connect, error_text};
 pub use ledger::Ledger;
 pub use pool::{AgentRow, NumberRow, Pools, agent, agent_unavailable, rules_in_use, want_agent};

@@ -2,8 +2,13 @@
 
 use std::time::Duration;
 
+use outdial::broker::{self, Target};
+use outdial::local::PostgresSetup;
+use secrecy::SecretString;
+
+use crate::provider_side::{AGENT, KEY, Side};
 use crate::seeded;
-use crate::support::{Outdial, database, own_postgres, vhost};
+use crate::support::{Outdial, database, database_on, own_postgres, own_postgres_with, vhost};
 
 const LIMIT: Duration = Duration::from_secs(30);
 
@@ -76,7 +81,9 @@ async fn a_schema_that_is_missing_or_old_asks_for_migrate() {
 
 #[tokio::test]
 async fn check_tells_what_holds_and_what_does_not() {
-    let (database, vhost) = (database().await, vhost().await);
+    // Of the test's own: the shared one doesn't wait for the disk, which is a problem.
+    let server = own_postgres().await;
+    let (database, vhost) = (database_on(&server).await, vhost().await);
     let sandbox = Outdial::start(&["sandbox", "--listen", "127.0.0.1:0"], &[]);
     let line = sandbox.line(LIMIT, "SYNTHFLOW_BASE_URL=").await;
     let base_url = line.split_once("SYNTHFLOW_BASE_URL=").unwrap().1;
@@ -92,24 +99,120 @@ async fn check_tells_what_holds_and_what_does_not() {
     let (code, told) = run(&["check"], &env("sandbox-key")).await;
     assert_eq!(code, Some(0), "{told}");
     for line in [
-        "ok    configuration",
-        "ok    schema: up to date",
-        "ok    broker:",
-        "ok    account default: the key works",
-        "warn  account default: no limits are set",
-        "warn  replication:",
-        "warn  routing: none is applied",
+        "ok      configuration: no fault",
+        "ok      database: PostgreSQL",
+        "ok      replication: no standby",
+        "ok      clock:",
+        "ok      schema: up to date",
+        "ok      kill switch: off",
+        "ok      broker:",
+        "warning topology: not there: exchange outdial.jobs",
+        "ok      account default: the key works",
+        "warning account default: no limits are set",
+        "warning routing: none is applied",
+        "ok      pools: no agent is known yet",
     ] {
         assert!(told.contains(line), "{line} in\n{told}");
     }
+    let target = Target::parse(&SecretString::from(vhost.url.clone())).unwrap();
+    assert_eq!(broker::present(&target).await.unwrap(), [""; 0], "it declares nothing");
 
+    broker::prepare(&target, true, LIMIT).await.unwrap();
     let (code, told) = run(&["check"], &env("wrong-key")).await;
     assert_eq!(code, Some(1), "{told}");
-    assert!(told.contains("FAIL  account default") && told.contains("a check failed"), "{told}");
+    assert!(told.contains("ok      topology: exchanges and queues are there, queues with"), "{told}");
+    assert!(told.contains("problem account default") && told.contains("a check failed"), "{told}");
     for host in ["api.us.synthflow.ai", "api.eu.synthflow.ai", "https://api.synthflow.ai"] {
         assert!(told.contains(host), "{host} in\n{told}");
     }
     assert!(!told.contains("wrong-key"), "{told}");
+}
+
+/// Everything at once, read as a program reads it.
+#[tokio::test]
+async fn check_finds_what_loses_stops_or_misleads_calls() {
+    let hasty = PostgresSetup { fsync: false, ..PostgresSetup::default() };
+    let server = own_postgres_with(std::env::temp_dir(), hasty).await;
+    let (database, vhost) = (database_on(&server).await, vhost().await);
+    let pool = seeded::pool(&database.url).await;
+    seeded::run(
+        &pool,
+        "update outdial.control set kill_switch = true;
+         insert into outdial.accounts (name, state, state_reason) values ('default', 'paused', 'audit');
+         insert into outdial.agents (model_id, account) values ('agent-1', 'elsewhere');
+         insert into outdial.pool (model_id, number) values ('agent-1', '+16286666348');
+         insert into outdial.schema_steps (version, description, success, checksum, execution_time)
+             values (9999, 'later', true, '', 0);",
+    )
+    .await;
+    let connection =
+        lapin::Connection::connect(&vhost.url, lapin::ConnectionProperties::default()).await.unwrap();
+    let channel = connection.create_channel().await.unwrap();
+    let durable = lapin::options::QueueDeclareOptions { durable: true, ..Default::default() };
+    channel.queue_declare("outdial.jobs".into(), durable, Default::default()).await.unwrap();
+    connection.close(200, "done".into()).await.unwrap();
+
+    let env = [
+        ("DATABASE_URL", database.url.as_str()),
+        ("AMQP_URL", vhost.url.as_str()),
+        ("SYNTHFLOW_BASE_URL", "http://127.0.0.1:1/v2"),
+        ("SYNTHFLOW_API_KEY", "any-key"),
+    ];
+    let (code, told) = run(&["check", "--json"], &env).await;
+    assert_eq!(code, Some(1), "{told}");
+    // What is logged, and the failure, stand on lines of their own between them.
+    let json: String = told.lines().filter(|line| line.starts_with(['[', ' ', ']'])).collect();
+    let findings: Vec<serde_json::Value> = serde_json::from_str(&json).unwrap();
+    for (grade, subject, part) in [
+        ("problem", "durability", "fsync = off"),
+        ("warning", "schema", "9999"),
+        ("warning", "kill switch", "nothing is dialed"),
+        ("warning", "account default", "paused: audit"),
+        ("warning", "numbers", "1 of 1 attached"),
+        ("problem", "topology", "queue outdial.jobs: PRECONDITION_FAILED"),
+        ("warning", "topology", "exchange outdial.jobs"),
+        ("problem", "account default", "unavailable"),
+        ("warning", "account elsewhere", "not configured here"),
+    ] {
+        let found = findings.iter().any(|finding| {
+            finding["grade"] == grade
+                && finding["subject"] == subject
+                && finding["what"].as_str().unwrap().contains(part)
+                && finding["mend"].is_string()
+        });
+        assert!(found, "{grade} {subject} {part} in\n{told}");
+    }
+}
+
+#[tokio::test]
+async fn check_tells_which_pools_differ_and_leaves_them_so() {
+    let (side, vhost) = (Side::new(&["+16286666348", "+12125550142"], |_| {}).await, vhost().await);
+    side.sync().await;
+    side.sandbox.set_pool("default", AGENT, &["+16286666348", "+14165550144"]).unwrap();
+    let tried = side.text("select pool_tried_at from outdial.agents").await;
+    let base_url = side.sandbox.base_url();
+    let env = [
+        ("DATABASE_URL", side.url.as_str()),
+        ("AMQP_URL", vhost.url.as_str()),
+        ("SYNTHFLOW_BASE_URL", base_url.as_str()),
+        ("SYNTHFLOW_API_KEY", KEY),
+    ];
+    // The exit code is the server's matter: it may be one that doesn't wait for the disk.
+    let (_, told) = run(&["check"], &env).await;
+    let line =
+        format!("warning agent {AGENT}: only at the provider: +*********44; only here: +*********42\n");
+    assert!(told.contains(&line), "{told}");
+    assert!(told.contains(&format!("mend: outdial pool sync {AGENT}")), "{told}");
+    assert!(!told.contains("4165550144") && !told.contains("2125550142"), "{told}");
+    assert_eq!(side.attached().await, ["+12125550142", "+16286666348"]);
+    assert_eq!(side.text("select pool_tried_at from outdial.agents").await, tried);
+
+    side.sync().await;
+    let (_, told) = run(&["check"], &env).await;
+    assert!(
+        told.contains("ok      pools: with the same numbers as at the provider: 1 of 1 agents"),
+        "{told}"
+    );
 }
 
 /// A worker that can't start says what, where and the mend, and leaves with 1. What waiting might mend it waits for
