@@ -13,19 +13,25 @@ use std::sync::{Arc, OnceLock};
 use axum::Router;
 use axum::http::{StatusCode, header};
 use axum::routing::{any, get};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use utoipa::openapi::security::{HttpAuthScheme, HttpBuilder, SecurityScheme};
 use utoipa::{Modify, OpenApi};
 use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
-use access::Parts;
+use access::{Parts, READ_MAX};
 use problem::Problem;
 
+use super::reports::Reports;
 use crate::core::events::EventTypes;
 use crate::engine::explained::Explainer;
 use crate::store::Pool;
 
 pub(super) use access::{Right, Tokens};
+
+/// Controls that are worked on at a time, told by programs or on the page: each holds one of the worker's own connections. Whoever
+/// reads has others, so that no number of readers keeps a stop waiting.
+const CONTROLS_AT_ONCE: usize = 2;
 
 /// The API, once the worker has its database.
 #[derive(Debug, Clone, Default)]
@@ -39,6 +45,16 @@ pub(super) struct Ledger {
     pub(super) reads: Pool,
     pub(super) events: EventTypes,
     pub(super) explainer: Arc<Explainer>,
+    pub(super) reports: Arc<Reports>,
+    turns: Arc<Semaphore>,
+}
+
+impl Ledger {
+    /// Once it is somebody's turn to control. None: it was not, for as long as could be waited.
+    pub(super) async fn turn(&self) -> Option<OwnedSemaphorePermit> {
+        let turn = Arc::clone(&self.turns).acquire_owned();
+        tokio::time::timeout(READ_MAX, turn).await.ok()?.ok()
+    }
 }
 
 impl Api {
@@ -49,13 +65,19 @@ impl Api {
 
     /// From here on it answers; once.
     pub fn open(&self, pool: Pool, reads: Pool, events: EventTypes, explainer: Explainer) {
-        drop(self.0.set(Ledger { pool, reads, events, explainer: Arc::new(explainer) }));
+        let reports = Arc::new(Reports::new(reads.clone()));
+        let turns = Arc::new(Semaphore::new(CONTROLS_AT_ONCE));
+        drop(self.0.set(Ledger { pool, reads, events, explainer: Arc::new(explainer), reports, turns }));
     }
 }
 
 #[derive(OpenApi)]
 #[openapi(
-    info(title = "outdial", description = "What programs may ask of a dialer, and tell it."),
+    info(
+        title = "outdial",
+        description = "What programs may ask of a dialer, and tell it. An id in a path may stand behind a `~`; the ids `.` and `..` have to, \
+                       for clients take them for steps of the path.",
+    ),
     security(("bearer" = [])),
     modifiers(&Bearer),
     tags(

@@ -3,6 +3,9 @@
 
 mod api;
 mod page;
+mod recent;
+mod reports;
+mod segment;
 mod webhook;
 
 use std::net::SocketAddr;

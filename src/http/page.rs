@@ -15,6 +15,7 @@ use axum::routing::{get, post};
 use maud::{Markup, html};
 use serde::Deserialize;
 use serde_json::Value;
+use tokio::sync::OwnedSemaphorePermit;
 
 use super::api::{Api, Ledger, Tokens};
 use crate::clock;
@@ -90,6 +91,8 @@ enum Trouble {
     Conflict(String),
     /// The worker is starting, or the database is away.
     Away,
+    /// Others told something, for all the time that could be waited.
+    Busy,
 }
 
 impl Trouble {
@@ -109,6 +112,10 @@ impl IntoResponse for Trouble {
             Self::Conflict(why) => (StatusCode::CONFLICT, why),
             Self::Away => {
                 let why = "The worker is starting, or the database doesn't answer. Try again in a moment.";
+                (StatusCode::SERVICE_UNAVAILABLE, why.to_owned())
+            }
+            Self::Busy => {
+                let why = "It was not done: much else is being done. Try again in a moment.";
                 (StatusCode::SERVICE_UNAVAILABLE, why.to_owned())
             }
         };
@@ -162,6 +169,12 @@ impl Told {
             return Err(Trouble::Forbidden("You are logged in with a token that only reads."));
         }
         Ok(Self(guest))
+    }
+
+    /// Once it is its turn.
+    async fn in_turn(self) -> Result<(Guest, OwnedSemaphorePermit), Trouble> {
+        let turn = self.0.ledger.turn().await.ok_or(Trouble::Busy)?;
+        Ok((self.0, turn))
     }
 }
 

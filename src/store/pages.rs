@@ -19,7 +19,7 @@ type Answer<T> = Result<T, sqlx::Error>;
 pub const SCANNED_MAX: i64 = 10_000;
 
 /// Some rows, and where the next page begins.
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Debug, Default, Clone, PartialEq)]
 pub struct Page<K> {
     pub rows: Vec<Value>,
     /// None: this was the last page.

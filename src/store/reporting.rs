@@ -55,6 +55,51 @@ pub async fn waiting(pool: &PgPool, campaign: Option<&CampaignId>) -> Answer<Vec
     rows.iter().map(|row| row.try_get(0)).collect()
 }
 
+/// Why jobs wait, of all campaigns together: the most first.
+///
+/// # Errors
+/// The database's.
+pub async fn waiting_by_reason(pool: &PgPool) -> Answer<Vec<Value>> {
+    rows(
+        pool,
+        "select jsonb_build_object('reason', reason, 'jobs', jobs)
+         from (select coalesce(reason, 'queued') as reason, sum(jobs)::bigint as jobs from reporting.waiting group by 1) w
+         order by jobs desc, reason",
+    )
+    .await
+}
+
+/// Of so many jobs, those received last, [`uncalled`] tells. They lie side by side, and no index has what has ended.
+pub const LAST_JOBS: u32 = 50_000;
+/// Those of one campaign lie apart.
+pub const LAST_JOBS_OF_ONE: u32 = 10_000;
+
+/// Why jobs are over that were not called, by state and reason, the most first: of the last of one campaign, or of all.
+///
+/// # Errors
+/// The database's.
+pub async fn uncalled(pool: &PgPool, campaign: Option<&CampaignId>) -> Answer<Vec<Value>> {
+    // As in `pages::jobs`: each by the index that has them in order.
+    let (last, limit) = match campaign {
+        Some(_) => (
+            "(campaign_id, job_no) < ($1, $2) and campaign_id >= $1 order by campaign_id desc, job_no desc",
+            LAST_JOBS_OF_ONE,
+        ),
+        None => ("$1::text is null and job_no < $2 order by job_no desc", LAST_JOBS),
+    };
+    let query = format!(
+        "with last as materialized (select state, reason, placed from outdial.jobs where {last} limit {limit})
+         select jsonb_build_object('state', state, 'reason', reason, 'jobs', count(*)) from last
+         where state in ('refused', 'expired', 'canceled') and placed = 0 group by state, reason order by count(*) desc, state, reason"
+    );
+    let rows = sqlx::query(sqlx::AssertSqlSafe(query))
+        .bind(campaign.map(CampaignId::as_str))
+        .bind(i64::MAX)
+        .fetch_all(pool)
+        .await?;
+    rows.iter().map(|row| row.try_get(0)).collect()
+}
+
 /// Accounts that a worker or a command has seen, with what the ledger knows of them.
 ///
 /// # Errors
@@ -73,6 +118,14 @@ pub async fn accounts(pool: &PgPool) -> Answer<Vec<Value>> {
     .await
 }
 
+/// Rises with each change of a state, a pool or the rules, whoever makes it.
+///
+/// # Errors
+/// The database's.
+pub async fn epoch(pool: &PgPool) -> Answer<i64> {
+    sqlx::query_scalar("select epoch from outdial.control").fetch_one(pool).await
+}
+
 /// Whether everything is stopped, which rules are in use, how many workers live, and how many attempts nobody knows of.
 ///
 /// # Errors
@@ -80,6 +133,7 @@ pub async fn accounts(pool: &PgPool) -> Answer<Vec<Value>> {
 pub async fn standing(pool: &PgPool) -> Answer<Value> {
     sqlx::query_scalar(
         "select jsonb_build_object('kill_switch', c.kill_switch, 'routing_version', c.routing_version,
+             'epoch', c.epoch,
              'workers', (select count(*) from outdial.workers where ended_at is null and lease_until > clock_timestamp()),
              'unknown', (select count(*) from outdial.live where state = 'unknown'),
              'review', (select count(*) from outdial.live where state = 'review'),

@@ -4,6 +4,7 @@ use std::collections::BTreeSet;
 
 use base64::Engine;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
+use futures_util::future::join_all;
 use outdial::core::ids::CampaignId;
 use outdial::store::pages::{self, CallsWanted, From, JobsWanted};
 use outdial::synthflow::sandbox::{Action, Override};
@@ -11,8 +12,8 @@ use reqwest::{Client, Method, Response};
 use serde_json::{Value, json};
 
 use crate::callees::serving;
-use crate::support::Outdial;
 use crate::support::stage::{ANY_NUMBER, LONG, Stage, job, jobs, number, numbers, sandbox_config};
+use crate::support::{Outdial, eventually};
 
 const CONTROL: &str = "a-token-that-controls";
 const READ: &str = "a-token-that-reads";
@@ -324,6 +325,64 @@ async fn what_is_stopped_over_http_stands_still_until_it_is_let_go_on() {
     stage.jobs("canceled", Some("canceled"), 3, LONG).await;
     assert_eq!(tell("resume").await.0, 409);
     assert_eq!(stage.posts().len(), 5, "none of those that were canceled");
+    stage.stopped(worker).await;
+}
+
+/// What counts many records is read by one for all who ask within a moment, and anew once something was changed.
+#[tokio::test]
+async fn lists_that_count_records_show_each_change_at_once_whoever_made_it() {
+    let stage = stage().await;
+    let (worker, api) = worker(&stage).await;
+    stage.paused(&["spring"]).await;
+    let spring = async || api.get("/api/v1/campaigns", "").await["items"][0]["state"].clone();
+    assert_eq!(spring().await, json!("paused"));
+    let path = "/api/v1/campaigns/spring/resume";
+    assert_eq!(api.tell("/api/v1/campaigns/{campaign_id}/resume", path, None).await.0, 200);
+    assert_eq!(spring().await, json!("active"));
+    stage.run(&["campaign", "pause", "spring"]).await;
+    assert_eq!(spring().await, json!("paused"));
+    // A job canceled raises no epoch.
+    stage.publish(&jobs("spring", 2)).await;
+    stage.jobs("waiting", Some("campaign_paused"), 2, LONG).await;
+    let counts = async || {
+        let row = api.get("/api/v1/campaigns", "").await["items"][0].clone();
+        (row["waiting"].as_i64().unwrap(), row["canceled"].as_i64().unwrap())
+    };
+    // Nothing tells when jobs come: they are seen once the last reading is old.
+    eventually(LONG, async || (counts().await == (2, 0)).then_some(())).await;
+    let cancel = "/api/v1/jobs/{job_id}/cancel";
+    assert_eq!(api.tell(cancel, "/api/v1/jobs/spring-0/cancel", None).await.0, 200);
+    assert_eq!(counts().await, (1, 1));
+    // Whoever asks is told how old it is.
+    let asked = (0..20).map(|n| {
+        let (api, path) = (&api, format!("/api/v1/waiting?limit={}", 50 + n % 2));
+        async move { api.send(Method::GET, &path, READ, None).await }
+    });
+    for answer in join_all(asked).await {
+        let age: u64 = answer.headers()["age"].to_str().unwrap().parse().unwrap();
+        assert!(answer.status().is_success() && age < LONG.as_secs(), "{age}");
+    }
+    stage.stopped(worker).await;
+}
+
+/// Clients take `.` and `..` for steps of a path.
+#[tokio::test]
+async fn a_job_and_a_campaign_named_by_dots_are_reached_behind_a_tilde() {
+    let stage = stage().await;
+    let (worker, api) = worker(&stage).await;
+    stage.paused(&["."]).await;
+    stage.publish(&[job("..", ".", "+14155550123")]).await;
+    stage.stands("..", "waiting", Some("campaign_paused")).await;
+    let of_job = "/api/v1/jobs/{job_id}";
+    for path in ["/api/v1/jobs/~..", "/api/v1/jobs/~nobody"] {
+        let answer = api.ask(Method::GET, of_job, path, CONTROL, None).await;
+        let found = path.ends_with("..");
+        assert_eq!(answer.status, if found { 200 } else { 404 }, "{path}: {}", answer.body);
+        assert!(!found || answer.body["job"]["job_id"] == json!(".."), "{}", answer.body);
+    }
+    let path = "/api/v1/campaigns/~./resume";
+    assert_eq!(api.tell("/api/v1/campaigns/{campaign_id}/resume", path, None).await.0, 200);
+    stage.stands("..", "done", None).await;
     stage.stopped(worker).await;
 }
 

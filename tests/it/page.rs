@@ -6,8 +6,8 @@ use reqwest::redirect::Policy;
 use reqwest::{Client, Response};
 
 use crate::callees::serving;
-use crate::support::Outdial;
 use crate::support::stage::{ANY_NUMBER, LONG, Stage, job, jobs, number, numbers, sandbox_config};
+use crate::support::{Outdial, eventually};
 
 const CONTROL: &str = "a-token-that-controls";
 const READ: &str = "a-token-that-reads";
@@ -47,6 +47,11 @@ impl Browser {
         text
     }
 
+    /// The page, once it says so: what is counted is good for a moment, and the same for all.
+    async fn shows(&self, path: &str, said: &str) -> String {
+        eventually(LONG, async || Some(self.page(path).await).filter(|page| page.contains(said))).await
+    }
+
     /// A form, as it stands.
     async fn send(&self, path: &str, fields: &[(&str, &str)]) -> Response {
         let body: Vec<String> =
@@ -73,6 +78,11 @@ impl Browser {
     }
 }
 
+/// What stands in a table of a page.
+fn table<'a>(page: &'a str, id: &str) -> &'a str {
+    page.split_once(&format!("id=\"{id}\"")).unwrap().1.split("</table>").next().unwrap()
+}
+
 fn encoded(text: &str) -> String {
     text.bytes().map(|byte| format!("%{byte:02X}")).collect()
 }
@@ -95,12 +105,17 @@ async fn pages_tell_how_things_stand_and_buttons_change_it() {
     assert!(browser.page("/").await.contains("No job has come yet."));
     stage.publish(&jobs("spring", 5)).await;
     stage.jobs("done", None, 5, LONG).await;
-    let overview = browser.page("/").await;
-    for said in ["/campaigns/spring", "aria-label=\"done 5\"", "Placed, last minute", "default"] {
+    let overview = browser.shows("/", "aria-label=\"done 5\"").await;
+    for said in ["/campaigns/spring", "Counted as of", "Placed, last minute", "default"] {
         assert!(overview.contains(said), "{said} is not in {overview}");
     }
     // A campaign: paused, gone on with, canceled.
     assert_eq!(browser.press("/", "/do/campaigns/spring/pause", &[]).await, 303);
+    // It is seen at once, and so is what others do, though the overview was read a moment ago.
+    assert!(browser.page("/").await.contains("/do/campaigns/spring/resume"));
+    stage.resume(&["spring"]).await;
+    assert!(browser.page("/").await.contains("/do/campaigns/spring/pause"));
+    stage.run(&["campaign", "pause", "spring"]).await;
     stage.publish(&[job("waits", "spring", "+14155550150")]).await;
     stage.stands("waits", "waiting", Some("campaign_paused")).await;
     let story = browser.page("/jobs/waits").await;
@@ -128,8 +143,19 @@ async fn pages_tell_how_things_stand_and_buttons_change_it() {
     stage.paused(&["later"]).await;
     stage.publish(&[job("one", "later", "+14155550151")]).await;
     stage.stands("one", "waiting", Some("campaign_paused")).await;
+    assert!(!table(&browser.page("/").await, "uncalled").contains("canceled"));
     assert_eq!(browser.press("/jobs/one", "/do/jobs/one/cancel", &[]).await, 303);
     stage.stands("one", "canceled", Some("canceled")).await;
+    // Why some were not called: of all campaigns, and of one.
+    assert!(table(&browser.page("/").await, "uncalled").contains("canceled"), "it is counted at once");
+    stage.run(&["suppress", "add", "+14155550160"]).await;
+    stage.publish(&[job("never", "summer", "+14155550160")]).await;
+    stage.stands("never", "refused", Some("suppressed")).await;
+    let overview = browser.shows("/", "suppressed").await;
+    assert!(table(&overview, "uncalled").contains("suppressed"), "{overview}");
+    let summer = browser.page("/campaigns/summer").await;
+    let uncalled = table(&summer, "uncalled");
+    assert!(uncalled.contains("suppressed") && !uncalled.contains("canceled"), "{summer}");
     let proof = browser.page("/explain").await;
     let proof = proof.split("name=\"csrf\" value=\"").nth(1).unwrap().split('"').next().unwrap().to_owned();
     let asked = job("x", "summer", "+14155550199").to_string();
@@ -241,4 +267,27 @@ async fn nobody_elses_form_does_anything_and_a_reader_sees_no_callee() {
     let late = Browser { base: format!("http://{}", serving(&other)), ..operator };
     assert_eq!(late.get("/").await.status().as_u16(), 303);
     stage.stopped(other).await;
+}
+
+/// Clients take `.` and `..` for steps of a path, so links and forms write them otherwise.
+#[tokio::test]
+async fn a_job_and_a_campaign_named_by_dots_have_their_pages() {
+    let stage = stage().await;
+    stage.paused(&["..", "."]).await;
+    let worker = worker(&stage).await;
+    stage.publish(&[job(".", "..", "+14155550123"), job("..", ".", "+14155550124")]).await;
+    stage.jobs("waiting", Some("campaign_paused"), 2, LONG).await;
+    let browser = Browser::log_in(&worker, CONTROL).await;
+    for (id, page) in [(".", "/jobs/~."), ("..", "/jobs/~.."), ("x", "/jobs/x")] {
+        let found = browser.get(&format!("/jobs?id={id}")).await;
+        assert_eq!((found.status().as_u16(), found.headers()[LOCATION].to_str().unwrap()), (303, page));
+    }
+    assert!(browser.page("/jobs/~.").await.contains("href=\"/campaigns/~..\""));
+    let overview = browser.page("/").await;
+    assert!(overview.contains("href=\"/campaigns/~..\"") && overview.contains("href=\"/campaigns/~.\""));
+    assert_eq!(browser.press("/campaigns/~..", "/do/campaigns/~../resume", &[]).await, 303);
+    stage.stands(".", "done", None).await;
+    assert_eq!(browser.press("/jobs/~..", "/do/jobs/~../cancel", &[]).await, 303);
+    stage.stands("..", "canceled", Some("canceled")).await;
+    stage.stopped(worker).await;
 }

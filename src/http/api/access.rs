@@ -1,6 +1,5 @@
 //! Who may ask what, and how much of a request is read: a token first, then the body, then a turn.
 
-use std::sync::Arc;
 use std::time::Duration;
 
 use axum::body::Bytes;
@@ -10,23 +9,21 @@ use axum::http::{HeaderMap, StatusCode, header};
 use secrecy::{ExposeSecret, SecretString};
 use serde::de::DeserializeOwned;
 use sha2::{Digest, Sha256};
-use tokio::sync::{Semaphore, SemaphorePermit};
+use tokio::sync::OwnedSemaphorePermit;
 
 use super::problem::Problem;
 use super::{Api, Ledger};
+use crate::http::reports::Reports;
+use crate::http::segment;
 
 pub(super) const BODY_BYTES_MAX: usize = 64 << 10;
 /// To the end of a body, and again for a turn.
-const READ_MAX: Duration = Duration::from_secs(10);
-/// Controls that are worked on at a time: each holds one of the worker's own connections. Whoever reads has others, so that no
-/// number of readers keeps a stop waiting.
-const CONTROLS_AT_ONCE: usize = 2;
+pub(super) const READ_MAX: Duration = Duration::from_secs(10);
 
 #[derive(Debug, Clone)]
 pub(super) struct Parts {
     api: Api,
     tokens: Tokens,
-    turns: Arc<Semaphore>,
 }
 
 /// `OUTDIAL_API_TOKEN` and `OUTDIAL_API_READ_TOKEN`
@@ -101,7 +98,7 @@ impl Tokens {
 
 impl Parts {
     pub(super) fn new(api: Api, tokens: Tokens) -> Self {
-        Self { api, tokens, turns: Arc::new(Semaphore::new(CONTROLS_AT_ONCE)) }
+        Self { api, tokens }
     }
 
     fn admit(&self, needed: Right, headers: &HeaderMap) -> Result<(Ledger, Right), Problem> {
@@ -136,10 +133,17 @@ impl FromRequestParts<Parts> for Reads {
     }
 }
 
+impl Reads {
+    /// What counts many records, and the epoch that it is to be asked for.
+    pub(super) async fn reports(&self) -> Result<(&Reports, i64), Problem> {
+        let reports: &Reports = &self.ledger.reports;
+        Ok((reports, reports.epoch().await.map_err(Problem::of_database)?))
+    }
+}
+
 /// Somebody who may control.
 pub(super) struct Controls {
     ledger: Ledger,
-    turns: Arc<Semaphore>,
 }
 
 impl FromRequestParts<Parts> for Controls {
@@ -147,17 +151,15 @@ impl FromRequestParts<Parts> for Controls {
 
     async fn from_request_parts(head: &mut Head, parts: &Parts) -> Result<Self, Problem> {
         let (ledger, _) = parts.admit(Right::Control, &head.headers)?;
-        Ok(Self { ledger, turns: Arc::clone(&parts.turns) })
+        Ok(Self { ledger })
     }
 }
 
 impl Controls {
     /// Once it is this request's turn.
-    pub(super) async fn turn(&self) -> Result<(SemaphorePermit<'_>, &Ledger), Problem> {
-        match tokio::time::timeout(READ_MAX, self.turns.acquire()).await {
-            Ok(Ok(turn)) => Ok((turn, &self.ledger)),
-            Ok(Err(_)) | Err(_) => Err(busy()),
-        }
+    pub(super) async fn turn(&self) -> Result<(OwnedSemaphorePermit, &Ledger), Problem> {
+        let turn = self.ledger.turn().await.ok_or_else(busy)?;
+        Ok((turn, &self.ledger))
     }
 }
 
@@ -226,6 +228,6 @@ impl Named {
         what: &str,
         parse: impl FnOnce(&str) -> Result<T, E>,
     ) -> Result<T, Problem> {
-        parse(&self.0).map_err(|why| Problem::bad(format!("{what} {why}")))
+        parse(segment::id(&self.0)).map_err(|why| Problem::bad(format!("{what} {why}")))
     }
 }

@@ -59,7 +59,7 @@ pub(super) struct Stands {
 /// Cancel a job, unless an attempt is in flight
 ///
 /// 409 where it doesn't wait: in flight, it may wait again, and can be canceled then.
-#[utoipa::path(post, path = "/api/v1/jobs/{job_id}/cancel", tag = "control", params(("job_id" = String, Path, pattern = "^[A-Za-z0-9._:-]{1,128}$")), responses(
+#[utoipa::path(post, path = "/api/v1/jobs/{job_id}/cancel", tag = "control", params(("job_id" = String, Path, pattern = "^~?[A-Za-z0-9._:-]{1,128}$")), responses(
     (status = 200, body = CanceledJob), (status = "4XX", body = Document, content_type = "application/problem+json"), (status = "5XX", body = Document, content_type = "application/problem+json")))]
 pub(super) async fn cancel_job(
     controls: Controls,
@@ -68,9 +68,10 @@ pub(super) async fn cancel_job(
 ) -> Result<Json<CanceledJob>, Problem> {
     let job = name.parse("the job id", JobId::parse)?;
     let (_turn, ledger) = controls.turn().await?;
-    let canceled =
-        stops::cancel_job(&ledger.pool, &job, ledger.events).await.map_err(Problem::of_database)?;
-    match canceled {
+    let canceled = stops::cancel_job(&ledger.pool, &job, ledger.events).await;
+    // Also where the answer was lost on its way.
+    ledger.reports.changed();
+    match canceled.map_err(Problem::of_database)? {
         Cancelled::TooLate(state) if state != "canceled" => Err(Problem::conflict(format!(
             "it can't be canceled now: it is {state}; if it comes to wait again, it can"
         ))),
@@ -90,7 +91,7 @@ pub(super) struct CanceledJob {
 }
 
 /// Stop placing a campaign's calls; its jobs wait
-#[utoipa::path(post, path = "/api/v1/campaigns/{campaign_id}/pause", tag = "control", params(("campaign_id" = String, Path, pattern = "^[A-Za-z0-9._:-]{1,128}$")), request_body = Option<Why>, responses(
+#[utoipa::path(post, path = "/api/v1/campaigns/{campaign_id}/pause", tag = "control", params(("campaign_id" = String, Path, pattern = "^~?[A-Za-z0-9._:-]{1,128}$")), request_body = Option<Why>, responses(
     (status = 200, body = Stands), (status = "4XX", body = Document, content_type = "application/problem+json"), (status = "5XX", body = Document, content_type = "application/problem+json")))]
 pub(super) async fn pause_campaign(
     controls: Controls,
@@ -101,7 +102,7 @@ pub(super) async fn pause_campaign(
 }
 
 /// Go on with a paused campaign
-#[utoipa::path(post, path = "/api/v1/campaigns/{campaign_id}/resume", tag = "control", params(("campaign_id" = String, Path, pattern = "^[A-Za-z0-9._:-]{1,128}$")), request_body = Option<Why>, responses(
+#[utoipa::path(post, path = "/api/v1/campaigns/{campaign_id}/resume", tag = "control", params(("campaign_id" = String, Path, pattern = "^~?[A-Za-z0-9._:-]{1,128}$")), request_body = Option<Why>, responses(
     (status = 200, body = Stands), (status = "4XX", body = Document, content_type = "application/problem+json"), (status = "5XX", body = Document, content_type = "application/problem+json")))]
 pub(super) async fn resume_campaign(
     controls: Controls,
@@ -114,7 +115,7 @@ pub(super) async fn resume_campaign(
 /// Cancel a campaign for good: its waiting jobs, and those that are still to come
 ///
 /// Workers cancel the waiting jobs after this is answered; none of them is dialed any more. Calls under way go on.
-#[utoipa::path(post, path = "/api/v1/campaigns/{campaign_id}/cancel", tag = "control", params(("campaign_id" = String, Path, pattern = "^[A-Za-z0-9._:-]{1,128}$")), request_body = Option<Why>, responses(
+#[utoipa::path(post, path = "/api/v1/campaigns/{campaign_id}/cancel", tag = "control", params(("campaign_id" = String, Path, pattern = "^~?[A-Za-z0-9._:-]{1,128}$")), request_body = Option<Why>, responses(
     (status = 200, body = Stands), (status = "4XX", body = Document, content_type = "application/problem+json"), (status = "5XX", body = Document, content_type = "application/problem+json")))]
 pub(super) async fn cancel_campaign(
     controls: Controls,
@@ -149,7 +150,7 @@ async fn set_campaign(
 }
 
 /// Stop placing an account's calls; its jobs wait
-#[utoipa::path(post, path = "/api/v1/accounts/{name}/pause", tag = "control", params(("name" = String, Path, pattern = "^[A-Za-z0-9._:-]{1,128}$")), request_body = Option<Why>, responses(
+#[utoipa::path(post, path = "/api/v1/accounts/{name}/pause", tag = "control", params(("name" = String, Path, pattern = "^~?[A-Za-z0-9._:-]{1,128}$")), request_body = Option<Why>, responses(
     (status = 200, body = Stands), (status = "4XX", body = Document, content_type = "application/problem+json"), (status = "5XX", body = Document, content_type = "application/problem+json")))]
 pub(super) async fn pause_account(
     controls: Controls,
@@ -160,7 +161,7 @@ pub(super) async fn pause_account(
 }
 
 /// Go on with a paused account
-#[utoipa::path(post, path = "/api/v1/accounts/{name}/resume", tag = "control", params(("name" = String, Path, pattern = "^[A-Za-z0-9._:-]{1,128}$")), request_body = Option<Why>, responses(
+#[utoipa::path(post, path = "/api/v1/accounts/{name}/resume", tag = "control", params(("name" = String, Path, pattern = "^~?[A-Za-z0-9._:-]{1,128}$")), request_body = Option<Why>, responses(
     (status = 200, body = Stands), (status = "4XX", body = Document, content_type = "application/problem+json"), (status = "5XX", body = Document, content_type = "application/problem+json")))]
 pub(super) async fn resume_account(
     controls: Controls,
@@ -415,6 +416,7 @@ pub(super) async fn resolve(controls: Controls, name: Named, body: Body) -> Resu
     let until = reconcile::now(&ledger.pool).await.map_err(Problem::of_database)?;
     let which = Reviewed::Attempt(AttemptId(attempt_id));
     let resolved = reconcile::resolve_some(&ledger.pool, &which, &resolution, until, ledger.events).await;
+    ledger.reports.changed();
     match resolved.map_err(Problem::of_database)? {
         0 => Err(Problem::missing("it is not in review (any more)")),
         _ => Ok(Json(Resolved { attempt_id, resolved: true })),

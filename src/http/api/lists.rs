@@ -3,9 +3,10 @@
 use std::collections::HashMap;
 
 use axum::Json;
+use axum::http::{HeaderName, header};
 use chrono::{DateTime, Datelike};
-use serde::Deserialize;
-use serde::de::IgnoredAny;
+use serde::de::{DeserializeOwned, IgnoredAny};
+use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 use utoipa::{IntoParams, ToSchema};
 use uuid::Uuid;
@@ -20,10 +21,22 @@ use crate::core::phone::E164;
 use crate::core::states::{AttemptState, Disposition, JobState, NumberState};
 use crate::engine::explained::ExplainError;
 use crate::engine::ledger::LedgerError;
+use crate::http::recent;
 use crate::store::pages::{self, CallsWanted, From, JobsWanted, Page};
 use crate::store::{Ledger, reporting};
 
 type Answer<T> = Result<Json<T>, Problem>;
+/// The same with its age: it may have been read for somebody who asked before.
+type Aged<T> = Result<([(HeaderName, String); 1], Json<T>), Problem>;
+
+fn aged<K, T>(list: &str, page: recent::Answer<Page<K>>) -> Aged<Listed<T>>
+where
+    K: Clone + Serialize,
+    T: DeserializeOwned,
+{
+    let listed = Listed::of(list, Page::clone(&page.what))?;
+    Ok(([(header::AGE, page.age.as_secs().to_string())], Json(listed)))
+}
 
 /// A number of ours, as lists show it; a `+` that wasn't encoded arrives as a space.
 pub(super) fn e164(text: &str) -> Option<E164> {
@@ -100,7 +113,7 @@ pub(super) async fn jobs(reads: Reads, Asked(asked): Asked<JobsAsked>) -> Answer
 }
 
 /// A job's whole story: state, what holds it, every attempt with its decision
-#[utoipa::path(get, path = "/api/v1/jobs/{job_id}", tag = "read", params(("job_id" = String, Path, pattern = "^[A-Za-z0-9._:-]{1,128}$")), responses(
+#[utoipa::path(get, path = "/api/v1/jobs/{job_id}", tag = "read", params(("job_id" = String, Path, pattern = "^~?[A-Za-z0-9._:-]{1,128}$")), responses(
     (status = 200, body = Story), (status = "4XX", body = Document, content_type = "application/problem+json"), (status = "5XX", body = Document, content_type = "application/problem+json")))]
 pub(super) async fn job(reads: Reads, name: Named) -> Answer<Story> {
     let job = name.parse("the job id", JobId::parse)?;
@@ -138,34 +151,35 @@ pub(super) async fn calls(reads: Reads, Asked(asked): Asked<CallsAsked>) -> Answ
 
 /// Campaigns: jobs by state, pace, expected finish
 #[utoipa::path(get, path = "/api/v1/campaigns", tag = "read", params(CampaignsAsked), responses(
-    (status = 200, body = Listed<Campaign>), (status = "4XX", body = Document, content_type = "application/problem+json"), (status = "5XX", body = Document, content_type = "application/problem+json")))]
-pub(super) async fn campaigns(reads: Reads, Asked(asked): Asked<CampaignsAsked>) -> Answer<Listed<Campaign>> {
+    (status = 200, body = Listed<Campaign>, headers(("Age" = u64, description = "How many seconds ago it was read"))), (status = "4XX", body = Document, content_type = "application/problem+json"), (status = "5XX", body = Document, content_type = "application/problem+json")))]
+pub(super) async fn campaigns(reads: Reads, Asked(asked): Asked<CampaignsAsked>) -> Aged<Listed<Campaign>> {
     let from = page::from("campaigns", asked.limit, asked.cursor.as_deref())?;
-    let state = asked.state.map(CampaignState::as_str);
-    let page = pages::campaigns(&reads.ledger.reads, state, from).await.map_err(Problem::of_database)?;
-    Ok(Json(Listed::of("campaigns", page)?))
+    let (reports, epoch) = reads.reports().await?;
+    let page = reports.campaigns(epoch, asked.state, from).await;
+    aged("campaigns", page.map_err(Problem::of_database)?)
 }
 
 /// Numbers: state, and what is used of each limit
 #[utoipa::path(get, path = "/api/v1/numbers", tag = "read", params(NumbersAsked), responses(
-    (status = 200, body = Listed<Number>), (status = "4XX", body = Document, content_type = "application/problem+json"), (status = "5XX", body = Document, content_type = "application/problem+json")))]
-pub(super) async fn numbers(reads: Reads, Asked(asked): Asked<NumbersAsked>) -> Answer<Listed<Number>> {
+    (status = 200, body = Listed<Number>, headers(("Age" = u64, description = "How many seconds ago it was read"))), (status = "4XX", body = Document, content_type = "application/problem+json"), (status = "5XX", body = Document, content_type = "application/problem+json")))]
+pub(super) async fn numbers(reads: Reads, Asked(asked): Asked<NumbersAsked>) -> Aged<Listed<Number>> {
     let from: From<String> = page::from("numbers", asked.limit, asked.cursor.as_deref())?;
     let after =
         from.after.map(|text| E164::from_canonical(&text).ok_or_else(page::not_a_cursor)).transpose()?;
     let from = From { after, limit: from.limit, scanned_max: from.scanned_max };
-    let state = asked.state.map(NumberState::as_str);
-    let page = pages::numbers(&reads.ledger.reads, state, asked.model_id.as_ref(), from).await;
-    Ok(Json(Listed::of("numbers", page.map_err(Problem::of_database)?)?))
+    let (reports, epoch) = reads.reports().await?;
+    let page = reports.numbers(epoch, asked.state, asked.model_id, from).await;
+    aged("numbers", page.map_err(Problem::of_database)?)
 }
 
 /// Why jobs wait
 #[utoipa::path(get, path = "/api/v1/waiting", tag = "read", params(WaitingAsked), responses(
-    (status = 200, body = Listed<Waiting>), (status = "4XX", body = Document, content_type = "application/problem+json"), (status = "5XX", body = Document, content_type = "application/problem+json")))]
-pub(super) async fn waiting(reads: Reads, Asked(asked): Asked<WaitingAsked>) -> Answer<Listed<Waiting>> {
+    (status = 200, body = Listed<Waiting>, headers(("Age" = u64, description = "How many seconds ago it was read"))), (status = "4XX", body = Document, content_type = "application/problem+json"), (status = "5XX", body = Document, content_type = "application/problem+json")))]
+pub(super) async fn waiting(reads: Reads, Asked(asked): Asked<WaitingAsked>) -> Aged<Listed<Waiting>> {
     let from = page::from("waiting", asked.limit, asked.cursor.as_deref())?;
-    let page = pages::waiting(&reads.ledger.reads, asked.campaign_id.as_ref(), from).await;
-    Ok(Json(Listed::of("waiting", page.map_err(Problem::of_database)?)?))
+    let (reports, epoch) = reads.reports().await?;
+    let page = reports.waiting(epoch, asked.campaign_id, from).await;
+    aged("waiting", page.map_err(Problem::of_database)?)
 }
 
 /// Attempts of which nobody knows whether they were placed, oldest first

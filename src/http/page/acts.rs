@@ -7,6 +7,7 @@ use axum::response::Redirect;
 use super::{Guest, Proof, Told, Trouble};
 use crate::core::ids::{AccountName, AttemptId, CallId, CampaignId, JobId};
 use crate::core::phone::E164;
+use crate::http::segment;
 use crate::store::reconcile::{self, Resolution, Reviewed};
 use crate::store::stops::{self, AccountTo, CampaignTo, Cancelled, NumberTo};
 
@@ -29,6 +30,7 @@ pub(super) async fn kill_switch(
     headers: HeaderMap,
     Form(proof): Form<Proof>,
 ) -> Done {
+    // Whoever stops everything waits for nobody.
     let Told(guest) = Told::admit(guest, &headers, &proof)?;
     let on = match what.as_str() {
         "on" => true,
@@ -45,8 +47,8 @@ pub(super) async fn campaign(
     headers: HeaderMap,
     Form(proof): Form<Proof>,
 ) -> Done {
-    let Told(guest) = Told::admit(guest, &headers, &proof)?;
-    let campaign = named("The campaign's id", CampaignId::parse(&id))?;
+    let (guest, _turn) = Told::admit(guest, &headers, &proof)?.in_turn().await?;
+    let campaign = named("The campaign's id", CampaignId::parse(segment::id(&id)))?;
     let to = match what.as_str() {
         "pause" => CampaignTo::Paused,
         "resume" => CampaignTo::Active,
@@ -62,7 +64,7 @@ pub(super) async fn campaign(
                 "{campaign} is canceled, and stays so: its waiting jobs were canceled with it."
             )))
         }
-        Some(_) => Ok(Redirect::to(&format!("/campaigns/{campaign}"))),
+        Some(_) => Ok(Redirect::to(&format!("/campaigns/{}", segment::of(campaign.as_str())))),
     }
 }
 
@@ -72,8 +74,8 @@ pub(super) async fn account(
     headers: HeaderMap,
     Form(proof): Form<Proof>,
 ) -> Done {
-    let Told(guest) = Told::admit(guest, &headers, &proof)?;
-    let account = named("The account's name", AccountName::parse(&id))?;
+    let (guest, _turn) = Told::admit(guest, &headers, &proof)?.in_turn().await?;
+    let account = named("The account's name", AccountName::parse(segment::id(&id)))?;
     let to = match what.as_str() {
         "pause" => AccountTo::Paused,
         "resume" => AccountTo::Active,
@@ -94,7 +96,7 @@ pub(super) async fn number(
     headers: HeaderMap,
     Form(proof): Form<Proof>,
 ) -> Done {
-    let Told(guest) = Told::admit(guest, &headers, &proof)?;
+    let (guest, _turn) = Told::admit(guest, &headers, &proof)?.in_turn().await?;
     let number =
         E164::from_canonical(&id).ok_or_else(|| Trouble::Bad("That is no number in E.164.".to_owned()))?;
     let to = match what.as_str() {
@@ -116,15 +118,20 @@ pub(super) async fn cancel_job(
     headers: HeaderMap,
     Form(proof): Form<Proof>,
 ) -> Done {
-    let Told(guest) = Told::admit(guest, &headers, &proof)?;
-    let job = named("The job's id", JobId::parse(&id))?;
+    let (guest, _turn) = Told::admit(guest, &headers, &proof)?.in_turn().await?;
+    let job = named("The job's id", JobId::parse(segment::id(&id)))?;
     let ledger = &guest.ledger;
-    match stops::cancel_job(&ledger.pool, &job, ledger.events).await.map_err(Trouble::of_database)? {
+    let canceled = stops::cancel_job(&ledger.pool, &job, ledger.events).await;
+    // Also where the answer was lost on its way.
+    ledger.reports.changed();
+    match canceled.map_err(Trouble::of_database)? {
         Cancelled::NoSuchJob => Err(Trouble::Missing(format!("There is no job {job}"))),
         Cancelled::TooLate(state) if state != "canceled" => Err(Trouble::Conflict(format!(
             "{job} can't be canceled now: it is {state}. If it comes to wait again, it can."
         ))),
-        Cancelled::Done | Cancelled::TooLate(_) => Ok(Redirect::to(&format!("/jobs/{job}"))),
+        Cancelled::Done | Cancelled::TooLate(_) => {
+            Ok(Redirect::to(&format!("/jobs/{}", segment::of(job.as_str()))))
+        }
     }
 }
 
@@ -142,7 +149,7 @@ pub(super) async fn resolve(
     headers: HeaderMap,
     Form(asked): Form<Resolve>,
 ) -> Done {
-    let Told(guest) = Told::admit(guest, &headers, &asked.proof)?;
+    let (guest, _turn) = Told::admit(guest, &headers, &asked.proof)?.in_turn().await?;
     let attempt = named("The attempt's id", uuid::Uuid::parse_str(&id)).map(AttemptId)?;
     let resolution = match (what.as_str(), asked.call_id.trim()) {
         ("placed", "") => Resolution::Placed { call_id: None },
@@ -157,6 +164,7 @@ pub(super) async fn resolve(
     let until = reconcile::now(&ledger.pool).await.map_err(Trouble::of_database)?;
     let which = Reviewed::Attempt(attempt);
     let resolved = reconcile::resolve_some(&ledger.pool, &which, &resolution, until, ledger.events).await;
+    ledger.reports.changed();
     match resolved.map_err(Trouble::of_database)? {
         0 => Err(Trouble::Conflict("It is not in review any more.".to_owned())),
         _ => Ok(Redirect::to("/review")),

@@ -1,6 +1,8 @@
 //! Pieces of pages: the frame, figures, bars, times, and forms that tell something.
 
-use chrono::{DateTime, Utc};
+use std::time::Duration;
+
+use chrono::{DateTime, TimeDelta, Utc};
 use maud::{DOCTYPE, Markup, PreEscaped, html};
 use serde_json::Value;
 
@@ -125,6 +127,16 @@ pub(super) fn moment(value: &Value, now: DateTime<Utc>) -> Markup {
     };
     let far = if seconds <= 0 { format!("{far} ago") } else { format!("in {far}") };
     html! { time datetime=(at.to_rfc3339()) title=(at.format("%Y-%m-%d %H:%M:%S UTC")) { (far) } }
+}
+
+/// When it was counted what a page shows. What is only looked up is of now.
+pub(super) fn as_of(now: DateTime<Utc>, age: Duration) -> Markup {
+    let at = now - TimeDelta::from_std(age).unwrap_or_default();
+    html! {
+        p.dim id="as-of" data-live {
+            "Counted as of " time datetime=(at.to_rfc3339()) { (at.format("%H:%M:%S")) }
+        }
+    }
 }
 
 /// How full a limit is.
@@ -264,6 +276,13 @@ mod tests {
         let row = serde_json::json!({ "at": "2026-11-29T11:23:13.408903+00:00", "job_id": "2026" });
         let page = facts(&row, &[]).into_string();
         assert!(page.contains(">2026-11-29 11:23:13<") && page.contains("<dd>2026</dd>"), "{page}");
+    }
+
+    #[test]
+    fn a_page_says_when_it_was_counted() {
+        let now: DateTime<Utc> = "2026-11-29T12:00:02Z".parse().unwrap_or_default();
+        let said = as_of(now, Duration::from_secs(5)).into_string();
+        assert!(said.contains("as of <time") && said.contains(">11:59:57</time>"), "{said}");
     }
 
     #[test]

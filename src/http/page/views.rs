@@ -9,7 +9,8 @@ use serde::Deserialize;
 use serde_json::Value;
 
 use super::parts::{
-    count, facts, figure, grouped, key, meter, moment, shade, share, stack, state, text, told, told_twice,
+    as_of, count, facts, figure, grouped, key, meter, moment, shade, share, stack, state, text, told,
+    told_twice,
 };
 use super::session::Session;
 use super::{Guest, Proof, Trouble, is_ours};
@@ -18,6 +19,8 @@ use crate::core::ids::{CampaignId, JobId};
 use crate::core::phone::E164;
 use crate::core::text::mask_digits;
 use crate::engine::explained::ExplainError;
+use crate::http::reports::OneCampaign;
+use crate::http::segment;
 use crate::store::pages::{self, CallsWanted, From, JobsWanted};
 use crate::store::{Ledger, reporting};
 
@@ -68,24 +71,25 @@ fn callee(session: &Session, row: &Value) -> String {
 pub(super) async fn overview(guest: Guest) -> Page {
     let reads = &guest.ledger.reads;
     let standing = guest.standing().await?;
-    let now = now_of(&standing);
-    let campaigns = pages::campaigns(reads, None, first()).await.map_err(Trouble::of_database)?;
-    let waiting = reporting::waiting(reads, None).await.map_err(Trouble::of_database)?;
+    let (now, asked) = (now_of(&standing), clock::uptime());
+    let report = guest.ledger.reports.overview(count(&standing, "epoch"), ROWS).await;
+    let now = now + clock::uptime().saturating_sub(asked);
+    // What stops everything stands on this page: it is there whether or not the jobs can be counted.
+    let counted = report.inspect_err(|error| tracing::warn!(%error, "page.failed")).ok();
+    let age = counted.as_ref().map(|report| report.age);
+    let report = counted.map(|report| report.what).unwrap_or_default();
+    let campaigns = &report.campaigns;
+    let reasons = &report.waiting;
     let accounts = reporting::accounts(reads).await.map_err(Trouble::of_database)?;
     let sum = |field: &str| campaigns.rows.iter().map(|row| count(row, field)).sum::<i64>();
     let session = &guest.session;
-    let mut reasons: Vec<(String, i64)> = Vec::new();
-    for row in &waiting {
-        let reason = row["reason"].as_str().unwrap_or("queued").to_owned();
-        match reasons.iter_mut().find(|(known, _)| *known == reason) {
-            Some((_, jobs)) => *jobs += count(row, "jobs"),
-            None => reasons.push((reason, count(row, "jobs"))),
-        }
-    }
-    reasons.sort_by_key(|(_, jobs)| std::cmp::Reverse(*jobs));
-    let most = reasons.iter().map(|(_, jobs)| *jobs).max().unwrap_or(0);
+    let most = reasons.iter().map(|row| count(row, "jobs")).max().unwrap_or(0);
     let on = standing["kill_switch"] == Value::Bool(true);
     let body = html! {
+        @match age {
+            Some(age) => (as_of(now, age)),
+            None => p.note.bad role="alert" { "The jobs can't be counted just now: the figures below are none. What can be told to workers can be." },
+        }
         div id="figures" data-live {
             dl.figures {
                 (figure("Placed, last minute", &grouped(sum("placed_last_minute"))))
@@ -110,7 +114,7 @@ pub(super) async fn overview(guest: Guest) -> Page {
                 tbody {
                     @for row in &campaigns.rows {
                         tr {
-                            td { a href={ "/campaigns/" (text(row, "campaign_id")) } { (text(row, "campaign_id")) } br; span.dim { (text(row, "brand")) } }
+                            td { a href={ "/campaigns/" (segment::of(text(row, "campaign_id"))) } { (text(row, "campaign_id")) } br; span.dim { (text(row, "brand")) } }
                             td { (state(text(row, "state"))) }
                             td { (progress(row)) }
                             td.n { (grouped(count(row, "waiting"))) }
@@ -131,17 +135,21 @@ pub(super) async fn overview(guest: Guest) -> Page {
             table {
                 thead { tr { th { "Reason" } th.n { "Jobs" } th { span.unseen { "Share" } } } }
                 tbody {
-                    @for (reason, jobs) in &reasons {
+                    @for row in reasons {
+                        @let (reason, jobs) = (text(row, "reason"), count(row, "jobs"));
                         tr {
                             td { (reason.replace('_', " ")) }
-                            td.n { (grouped(*jobs)) }
-                            td { (stack(&[("waiting", reason, *jobs), ("", "", most - *jobs)])) }
+                            td.n { (grouped(jobs)) }
+                            td { (stack(&[("waiting", reason, jobs), ("", "", most - jobs)])) }
                         }
                     }
                     @if reasons.is_empty() { tr { td colspan="3" { "None waits." } } }
                 }
             }
         }
+        h2 { "Why jobs were not called" }
+        (uncalled_table(&report.uncalled, reporting::LAST_JOBS))
+        p.dim { "What could be no job is with the broker: " code { "outdial dead list" } "." }
         h2 { "Accounts" }
         div.scroll id="accounts" data-live tabindex="0" role="region" aria-label="Accounts" {
             table {
@@ -155,7 +163,7 @@ pub(super) async fn overview(guest: Guest) -> Page {
                             td.n { @match row["calls_per_second"].as_i64() { Some(n) => (grouped(n)), None => span.dim { "no limit" } } }
                             td { (moment(if row["backoff_until"].is_null() { &row["breaker_until"] } else { &row["backoff_until"] }, now)) }
                             td { @if session.controls() {
-                                @let path = format!("/do/accounts/{}", text(row, "account"));
+                                @let path = format!("/do/accounts/{}", segment::of(text(row, "account")));
                                 @if text(row, "state") == "active" { (told(&format!("{path}/pause"), session, html! { button { "Pause" } })) }
                                 @else { (told(&format!("{path}/resume"), session, html! { button { "Resume" } })) }
                             } }
@@ -182,9 +190,31 @@ fn rate(row: &Value) -> Markup {
     }
 }
 
+/// Of the last `limit` jobs those that are over and were not called.
+fn uncalled_table(rows: &[Value], limit: u32) -> Markup {
+    html! {
+        div.scroll id="uncalled" data-live tabindex="0" role="region" aria-label="Why jobs were not called" {
+            table {
+                thead { tr { th { "State" } th { "Reason" } th.n { "Jobs" } } }
+                tbody {
+                    @for row in rows {
+                        tr {
+                            td { (state(text(row, "state"))) }
+                            td { (text(row, "reason").replace('_', " ")) }
+                            td.n { (grouped(count(row, "jobs"))) }
+                        }
+                    }
+                    @if rows.is_empty() { tr { td colspan="3" { "None." } } }
+                }
+            }
+        }
+        p.dim { "Of the last " (grouped(limit.into())) " jobs received." }
+    }
+}
+
 /// Pause or resume, whichever is to be had.
 fn switch(session: &Session, campaign: &Value) -> Markup {
-    let path = format!("/do/campaigns/{}", text(campaign, "campaign_id"));
+    let path = format!("/do/campaigns/{}", segment::of(text(campaign, "campaign_id")));
     match text(campaign, "state") {
         "active" => told(&format!("{path}/pause"), session, html! { button { "Pause" } }),
         "paused" => told(&format!("{path}/resume"), session, html! { button { "Resume" } }),
@@ -193,27 +223,31 @@ fn switch(session: &Session, campaign: &Value) -> Markup {
 }
 
 pub(super) async fn campaign(guest: Guest, Path(id): Path<String>) -> Page {
-    let campaign = CampaignId::parse(&id).map_err(|why| Trouble::Bad(format!("The campaign's id {why}")))?;
+    let campaign = CampaignId::parse(segment::id(&id))
+        .map_err(|why| Trouble::Bad(format!("The campaign's id {why}")))?;
     let reads = &guest.ledger.reads;
     let standing = guest.standing().await?;
-    let now = now_of(&standing);
-    let row = reporting::campaign(reads, &campaign).await.map_err(Trouble::of_database)?;
-    let row = row.ok_or_else(|| Trouble::Missing(format!("There is no campaign {campaign}")))?;
-    let waiting = reporting::waiting(reads, Some(&campaign)).await.map_err(Trouble::of_database)?;
+    let (now, asked) = (now_of(&standing), clock::uptime());
+    let report = guest.ledger.reports.campaign(count(&standing, "epoch"), campaign.clone()).await;
+    let now = now + clock::uptime().saturating_sub(asked);
+    let report = report.map_err(Trouble::of_database)?;
+    let missing = || Trouble::Missing(format!("There is no campaign {campaign}"));
+    let OneCampaign { row, waiting, uncalled } = Option::as_ref(&report.what).ok_or_else(missing)?;
     let wanted = JobsWanted { campaign: Some(&campaign), state: None };
     let jobs =
         pages::jobs(reads, wanted, From { limit: 50, ..first() }).await.map_err(Trouble::of_database)?;
     let session = &guest.session;
     let body = html! {
+        (as_of(now, report.age))
         div id="campaign" data-live {
-            div.bar { (state(text(&row, "state"))) @if session.controls() { (switch(session, &row)) } }
+            div.bar { (state(text(row, "state"))) @if session.controls() { (switch(session, row)) } }
             (key(&STATES.map(|(class, name, _)| (class, name))))
-            (progress(&row))
+            (progress(row))
             dl.figures {
                 @for name in ["waiting", "dialing", "placed", "done", "refused", "expired", "canceled", "review", "answered"] {
-                    (figure(name, &grouped(count(&row, name))))
+                    (figure(name, &grouped(count(row, name))))
                 }
-                (figure("placed, last hour", &grouped(count(&row, "placed_last_hour"))))
+                (figure("placed, last hour", &grouped(count(row, "placed_last_hour"))))
             }
             p { "Expected to be finished: " (moment(&row["expected_finish_at"], now)) " · last call: " (moment(&row["last_placed_at"], now)) }
         }
@@ -222,7 +256,7 @@ pub(super) async fn campaign(guest: Guest, Path(id): Path<String>) -> Page {
             table {
                 thead { tr { th { "Reason" } th.n { "Jobs" } th { "Oldest" } th { "Next" } } }
                 tbody {
-                    @for row in &waiting {
+                    @for row in waiting {
                         tr {
                             td { (row["reason"].as_str().unwrap_or("queued").replace('_', " ")) }
                             td.n { (grouped(count(row, "jobs"))) }
@@ -234,6 +268,8 @@ pub(super) async fn campaign(guest: Guest, Path(id): Path<String>) -> Page {
                 }
             }
         }
+        h2 { "Why its jobs were not called" }
+        (uncalled_table(uncalled, reporting::LAST_JOBS_OF_ONE))
         h2 { "Its last jobs" }
         div.scroll id="jobs" data-live tabindex="0" role="region" aria-label="Its last jobs" {
             table {
@@ -241,7 +277,7 @@ pub(super) async fn campaign(guest: Guest, Path(id): Path<String>) -> Page {
                 tbody {
                     @for row in &jobs.rows {
                         tr {
-                            td { a href={ "/jobs/" (text(row, "job_id")) } { (text(row, "job_id")) } }
+                            td { a href={ "/jobs/" (segment::of(text(row, "job_id"))) } { (text(row, "job_id")) } }
                             td { (callee(session, row)) }
                             td { (state(text(row, "state"))) }
                             td { (text(row, "reason").replace('_', " ")) }
@@ -252,9 +288,10 @@ pub(super) async fn campaign(guest: Guest, Path(id): Path<String>) -> Page {
                 }
             }
         }
-        @if session.controls() && text(&row, "state") != "canceled" {
+        @if session.controls() && text(row, "state") != "canceled" {
             h2 { "For good" }
-            div.sheet { (told_twice(&format!("/do/campaigns/{campaign}/cancel"), session, "Cancel the campaign",
+            @let path = format!("/do/campaigns/{}/cancel", segment::of(campaign.as_str()));
+            div.sheet { (told_twice(&path, session, "Cancel the campaign",
                 "Cancels its waiting jobs, and those that are still to come. It can't be taken back. Calls under way go on.")) }
         }
     };
@@ -276,15 +313,18 @@ pub(super) struct After {
 }
 
 pub(super) async fn numbers(guest: Guest, Query(asked): Query<After>) -> Page {
-    let reads = &guest.ledger.reads;
     let standing = guest.standing().await?;
-    let now = now_of(&standing);
+    let (now, began) = (now_of(&standing), clock::uptime());
     let after = asked.after.as_deref().and_then(E164::from_canonical);
-    let page =
-        pages::numbers(reads, None, None, From { after, ..first() }).await.map_err(Trouble::of_database)?;
+    let reports = &guest.ledger.reports;
+    let report = reports.numbers(count(&standing, "epoch"), None, None, From { after, ..first() }).await;
+    let now = now + clock::uptime().saturating_sub(began);
+    let report = report.map_err(Trouble::of_database)?;
+    let page = &report.what;
     let mut fullest_first: Vec<&Value> = page.rows.iter().collect();
     fullest_first.sort_by_key(|row| std::cmp::Reverse(fullest(row)));
     let body = html! {
+        (as_of(now, report.age))
         p.dim { "Each box is a number; it fills as the fullest of its limits does. Dashed: not called from." }
         (key(&[("good", "below 80 %"), ("warn", "80 % and more"), ("bad", "at its limit")]))
         ul.grid id="grid" data-live aria-label="Numbers and the fullest of their limits" {
@@ -377,7 +417,7 @@ fn calls_table(session: &Session, calls: &[Value], now: DateTime<Utc>) -> Markup
                 tbody {
                     @for row in calls {
                         tr {
-                            td { a href={ "/jobs/" (text(row, "job_id")) } { (text(row, "job_id")) } }
+                            td { a href={ "/jobs/" (segment::of(text(row, "job_id"))) } { (text(row, "job_id")) } }
                             td { (callee(session, row)) }
                             td { (state(text(row, "state"))) }
                             td { (text(row, "disposition").replace('_', " ")) }
@@ -405,7 +445,7 @@ pub(super) async fn review(guest: Guest) -> Page {
         @for row in &page.rows {
             @let path = format!("/do/review/{}", text(row, "attempt_id"));
             section.sheet aria-label={ "Job " (text(row, "job_id")) } {
-                h2 { a href={ "/jobs/" (text(row, "job_id")) } { (text(row, "job_id")) } }
+                h2 { a href={ "/jobs/" (segment::of(text(row, "job_id"))) } { (text(row, "job_id")) } }
                 dl.facts {
                     dt { "campaign" } dd { (text(row, "campaign_id")) }
                     dt { "callee" } dd { (callee(session, row)) }
@@ -441,11 +481,11 @@ pub(super) struct Find {
 
 pub(super) async fn find_job(_: Guest, Query(asked): Query<Find>) -> Result<Redirect, Trouble> {
     let job = JobId::parse(asked.id.trim()).map_err(|why| Trouble::Bad(format!("A job's id {why}")))?;
-    Ok(Redirect::to(&format!("/jobs/{job}")))
+    Ok(Redirect::to(&format!("/jobs/{}", segment::of(job.as_str()))))
 }
 
 pub(super) async fn job(guest: Guest, Path(id): Path<String>) -> Page {
-    let job = JobId::parse(&id).map_err(|why| Trouble::Bad(format!("A job's id {why}")))?;
+    let job = JobId::parse(segment::id(&id)).map_err(|why| Trouble::Bad(format!("A job's id {why}")))?;
     let standing = guest.standing().await?;
     let now = now_of(&standing);
     let story = reporting::job_story(&guest.ledger.reads, &job).await.map_err(Trouble::of_database)?;
@@ -492,9 +532,10 @@ pub(super) async fn job(guest: Guest, Path(id): Path<String>) -> Page {
             }
             @if story.attempts.is_empty() { h2 { "Attempts" } p { "None yet." } }
         }
-        p { a href={ "/campaigns/" (text(row, "campaign_id")) } { "Its campaign" } }
+        p { a href={ "/campaigns/" (segment::of(text(row, "campaign_id"))) } { "Its campaign" } }
         @if session.controls() && text(row, "state") == "waiting" {
-            div.sheet { (told_twice(&format!("/do/jobs/{job}/cancel"), session, "Cancel this job", "It is never dialed. It can't be taken back.")) }
+            @let path = format!("/do/jobs/{}/cancel", segment::of(job.as_str()));
+            div.sheet { (told_twice(&path, session, "Cancel this job", "It is never dialed. It can't be taken back.")) }
         }
     };
     guest.page(&format!("Job {job}"), "", &body).await
