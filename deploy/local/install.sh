@@ -4,8 +4,9 @@
 # leaves alone whatever is installed or running already. With everything there it returns at once.
 #
 # DATABASE_URL or AMQP_URL set: that server is the user's own, and nothing is installed for it.
-# With the argument `faketime` it also installs libfaketime, by which the tests let a private server's clock step; where
-# that can't be had, it says so, and those tests tell what they skip.
+# With the arguments `faketime`, `prometheus` and `chromium` it also installs libfaketime, by which the tests let a private
+# server's clock step, Prometheus, which they let judge the alerts and dashboards, and Chromium, in which they look at the
+# operators' page; where those can't be had, it says so, and those tests tell what they skip.
 # The programs are looked for where src/local/ looks for them: keep the two alike.
 set -eu
 
@@ -48,9 +49,15 @@ faketime_there() {
     return 1
 }
 
+chromium_there() {
+    command -v chromium >/dev/null 2>&1 || command -v chromium-browser >/dev/null 2>&1 || command -v google-chrome >/dev/null 2>&1
+}
+
 find_missing() {
     missing= optional=
     case " $wanted " in *" faketime "*) faketime_there || optional=libfaketime ;; esac
+    case " $wanted " in *" prometheus "*) command -v prometheus >/dev/null 2>&1 || optional="${optional:+$optional }prometheus" ;; esac
+    case " $wanted " in *" chromium "*) chromium_there || optional="${optional:+$optional }chromium" ;; esac
     [ -n "${DATABASE_URL:-}" ] || postgres_there || missing=postgresql
     [ -n "${AMQP_URL:-}" ] || rabbitmq_there || missing="${missing:+$missing }rabbitmq-server"
 }
@@ -161,19 +168,32 @@ update_lists() {
 
 download() {
     # shellcheck disable=SC2086  # a list of package names
-    apt yes --no-install-recommends --download-only install $missing $optional
+    apt yes --no-install-recommends --download-only install $1
+}
+
+# The packages named, with the lists there are; only where those don't do are they read anew, once: no lists yet, or so old that the
+# files are gone from the mirror.
+updated=
+fetch() {
+    # shellcheck disable=SC2086
+    if apt-get -s --no-install-recommends install $1 >/dev/null 2>&1 && download "$1"; then return 0; fi
+    [ -z "$updated" ] || return 1
+    updated=yes
+    update_lists || say "apt-get update failed; trying with the lists there are"
+    download "$1"
 }
 
 install_missing() {
-    # No lists yet, or so old that the files are gone from the mirror: then, and only then, they are read anew.
-    # shellcheck disable=SC2086
-    if ! apt-get -s --no-install-recommends install $missing $optional >/dev/null 2>&1 || ! download; then
-        update_lists || say "apt-get update failed; trying with the lists there are"
-        # An older release may not have what is optional.
-        download || { [ -n "$missing$optional" ] && optional= && download; } || return 1
+    if [ -n "$missing" ]; then
+        fetch "$missing" || return 1
+        # shellcheck disable=SC2086
+        apt no --no-install-recommends install $missing || return 1
     fi
-    # shellcheck disable=SC2086
-    [ -z "$missing$optional" ] || apt no --no-install-recommends install $missing $optional
+    # Each by itself: an older release may not have one of them.
+    for package in $optional; do
+        fetch "$package" && apt no --no-install-recommends install "$package" ||
+            say "$package could not be installed: what needs it is skipped"
+    done
 }
 
 find_missing
@@ -205,7 +225,6 @@ trap 'interrupt 130' INT
 trap 'interrupt 143' TERM HUP
 forbid_start
 if ! install_missing; then
-    [ -n "$missing" ] || { say "$optional could not be installed: what needs it is skipped"; exit 0; }
     say "apt-get could not install $missing; its own message is above"
     exit 1
 fi

@@ -8,12 +8,14 @@
 
 mod answers;
 mod api;
+mod browser;
 mod callees;
 mod chaos;
 mod clock;
 mod commands;
 mod controls;
 mod crash;
+mod dashboards;
 mod demo;
 mod ends;
 mod fairness;
@@ -28,6 +30,7 @@ mod pools_live;
 mod privileges;
 mod provider_death;
 mod provider_side;
+mod publishers;
 mod publishing;
 mod reading;
 mod reconcile;
@@ -41,4 +44,6 @@ mod starting;
 mod steps;
 mod stops;
 mod support;
+#[cfg(feature = "otlp")]
+mod traces;
 mod webhooks;
