@@ -8,27 +8,14 @@ use tokio::process::Command;
 
 use crate::callees::serving;
 use crate::support::busy;
+use crate::support::programs::{fetched, run, there};
 use crate::support::stage::{ANY_NUMBER, LONG, Stage, job, jobs, number, numbers, sandbox_config};
 
 const CHECKS: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/it/browser");
 const CONTROL: &str = "a-token-that-controls";
 
-/// Fetching the packages, and the whole look.
-const FETCH_MAX: Duration = Duration::from_secs(180);
+/// The whole look.
 const LOOK_MAX: Duration = Duration::from_secs(240);
-
-/// What a program printed, the errors apart, and whether it did what it should. `None`: there is no such program.
-async fn run(command: &mut Command, limit: Duration) -> Option<(bool, [String; 2])> {
-    let child = command.kill_on_drop(true).output();
-    match tokio::time::timeout(limit, child).await.expect("it ends in time") {
-        Ok(done) => {
-            let text = [done.stdout, done.stderr].map(|bytes| String::from_utf8_lossy(&bytes).into_owned());
-            Some((done.status.success(), text))
-        }
-        Err(error) if error.kind() == std::io::ErrorKind::NotFound => None,
-        Err(error) => panic!("{error}"),
-    }
-}
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn every_page_is_readable_for_everyone_and_a_keyboard_will_do() {
@@ -40,26 +27,19 @@ async fn every_page_is_readable_for_everyone_and_a_keyboard_will_do() {
         return;
     };
     let _beside = busy().await;
-    let node = run(Command::new("node").arg("--version"), FETCH_MAX).await;
-    let major =
-        node.and_then(|(_, [version, _])| version.trim_start_matches('v').split('.').next()?.parse().ok());
-    if major.is_none_or(|major: u32| major < 18) {
-        eprintln!("skipped: there is no Node 18 or newer here");
+    let needs = "process.exit(parseInt(process.versions.node) < 18 ? 1 : 0)";
+    if !there("node", &["-e", needs], "Node 18 or newer").await || !there("npm", &["--version"], "npm").await
+    {
         return;
     }
     let folder = tempfile::tempdir().unwrap();
     for file in ["package.json", "check.mjs"] {
         std::fs::copy(format!("{CHECKS}/{file}"), folder.path().join(file)).unwrap();
     }
-    let mut fetch = Command::new("npm");
-    fetch
-        .args(["install", "--no-audit", "--no-fund", "--ignore-scripts", "--cache", "cache"])
-        .current_dir(folder.path());
-    let Some((fetched, said)) = run(&mut fetch, FETCH_MAX).await else {
-        eprintln!("skipped: there is no npm here");
-        return;
-    };
-    assert!(fetched, "{said:?}");
+    let mut install = Command::new("npm");
+    install.args(["install", "--ignore-scripts", "--no-audit", "--no-fund", "--no-update-notifier"]);
+    install.env("npm_config_cache", folder.path().join("cache"));
+    fetched(install.current_dir(folder.path())).await;
 
     // A little of everything: calls that ended, some that wait, a number that rests.
     let stage = Stage::new(sandbox_config(&numbers(3))).await;
@@ -88,9 +68,9 @@ async fn every_page_is_readable_for_everyone_and_a_keyboard_will_do() {
         .args(std::env::var("OUTDIAL_SCREENSHOTS").ok())
         .env("CHROMIUM", chromium)
         .current_dir(folder.path());
-    let (done, [said, errors]) = run(&mut look, LOOK_MAX).await.expect("node is here");
-    assert!(done, "{said}{errors}");
-    assert_eq!(said.trim(), format!("looked at {} pages", 4 * paths.len()), "{errors}");
+    let ended = run(&mut look, LOOK_MAX).await.expect("node is here");
+    assert!(ended.success, "{}{}", ended.out, ended.err);
+    assert_eq!(ended.out.trim(), format!("looked at {} pages", 4 * paths.len()), "{}", ended.err);
     let paused = "select count(*) from outdial.campaigns where campaign_id = 'spring' and state = 'active' and event_seq >= 2";
     assert_eq!(stage.count(paused).await, 1, "paused and resumed by keyboard");
     stage.stopped(worker).await;

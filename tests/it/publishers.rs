@@ -15,57 +15,19 @@ use serde_json::Value;
 use tempfile::TempDir;
 use tokio::process::Command;
 
+use crate::support::programs::{Ended, fetched, run, there};
 use crate::support::stage::{ANY_NUMBER, LONG, Stage, job, jobs, numbers, sandbox_config};
 use crate::support::{assert_discreet, busy, posts_by_phone};
 
 const PUBLISHING: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/deploy/publishing");
 const GIVEN_TRACE: &str = "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01";
 
-/// Fetching a library from its registry.
-const FETCH_MAX: Duration = Duration::from_secs(180);
 /// Longer than the publishers' own limits of time.
 const PUBLISH_MAX: Duration = Duration::from_secs(90);
 
-struct Ended {
-    success: bool,
-    out: String,
-    err: String,
-}
-
-impl Ended {
-    /// Job id and trace of each line.
-    fn confirmed(&self) -> BTreeMap<&str, &str> {
-        self.out.lines().map(|line| line.split_once(' ').unwrap()).collect()
-    }
-}
-
-/// Runs a program to its end. `None`: there is no such program.
-async fn run(command: &mut Command, limit: Duration) -> Option<Ended> {
-    let output = command.kill_on_drop(true).output();
-    match tokio::time::timeout(limit, output).await.expect("it ends in time") {
-        Ok(done) => {
-            let [out, err] =
-                [done.stdout, done.stderr].map(|bytes| String::from_utf8_lossy(&bytes).into_owned());
-            Some(Ended { success: done.status.success(), out, err })
-        }
-        Err(error) if error.kind() == std::io::ErrorKind::NotFound => None,
-        Err(error) => panic!("{error}"),
-    }
-}
-
-/// Whether this machine has what an example needs; where it hasn't, tells that it is skipped.
-async fn there(program: &str, arguments: &[&str], needed: &str) -> bool {
-    let found =
-        run(Command::new(program).args(arguments), FETCH_MAX).await.is_some_and(|ended| ended.success);
-    if !found {
-        eprintln!("skipped: there is no {needed} here");
-    }
-    found
-}
-
-async fn fetched(command: &mut Command) {
-    let ended = run(command, FETCH_MAX).await.expect("it was there a moment ago");
-    assert!(ended.success, "{command:?}:\n{}{}", ended.out, ended.err);
+/// Job id and trace of each line.
+fn traces_of(ended: &Ended) -> BTreeMap<&str, &str> {
+    ended.out.lines().map(|line| line.split_once(' ').unwrap()).collect()
 }
 
 /// A copy of the examples in a folder of its own, with the library that one of them needs.
@@ -182,7 +144,7 @@ async fn each_job_is_called_once_in_its_trace(publisher: &Publisher, stage: &Sta
     let jobs = jobs("spring", 5);
     let told = publisher.publish(&stage.vhost.url, &jobs).await;
     assert!(told.success, "{}{}", told.out, told.err);
-    let traces = told.confirmed();
+    let traces = traces_of(&told);
     assert_eq!(traces.keys().copied().collect::<BTreeSet<_>>(), ids(&jobs));
     let own: BTreeSet<&str> = traces.values().map(|traceparent| trace_id(traceparent)).collect();
     assert_eq!(own.len(), jobs.len(), "a trace is one job's: {}", told.out);
@@ -194,7 +156,7 @@ async fn each_job_is_called_once_in_its_trace(publisher: &Publisher, stage: &Sta
     let again = [&jobs[..], std::slice::from_ref(&last)].concat();
     let told_again = publisher.publish_in_trace(&stage.vhost.url, &again, GIVEN_TRACE).await;
     assert!(told_again.success, "{}{}", told_again.out, told_again.err);
-    let traces_again = told_again.confirmed();
+    let traces_again = traces_of(&told_again);
     assert_eq!(traces_again.keys().copied().collect::<BTreeSet<_>>(), ids(&again));
     assert!(traces_again.values().all(|traceparent| *traceparent == GIVEN_TRACE), "{}", told_again.out);
     stage.stands("last", "done", None).await;
@@ -222,7 +184,7 @@ async fn what_is_not_kept_is_told(publisher: &Publisher, stage: &Stage) {
     let refused = async |confirmed: &[&str], why: &str| {
         let told = publisher.publish(&stage.vhost.url, &jobs).await;
         assert!(!told.success, "{}{}", told.out, told.err);
-        assert_eq!(told.confirmed().into_keys().collect::<Vec<_>>(), confirmed, "{}", told.err);
+        assert_eq!(traces_of(&told).into_keys().collect::<Vec<_>>(), confirmed, "{}", told.err);
         let named = format!("summer-{}: not confirmed", confirmed.len());
         assert!(told.err.contains(&named) && told.err.contains(why), "{named}, {why}: {}", told.err);
         assert_discreet(&format!("{}{}", told.out, told.err), &posts);
@@ -249,7 +211,7 @@ async fn what_is_not_kept_is_told(publisher: &Publisher, stage: &Stage) {
     assert_eq!(properties.content_type().as_ref().unwrap().as_str(), "application/json");
     assert_eq!(properties.message_id().as_ref().unwrap().as_str(), "summer-0");
     let headers = properties.headers().as_ref().unwrap();
-    let traceparent = AMQPValue::LongString(told.confirmed()["summer-0"].into());
+    let traceparent = AMQPValue::LongString(traces_of(&told)["summer-0"].into());
     assert_eq!(headers.inner().get("traceparent"), Some(&traceparent));
 
     channel.exchange_delete(JOBS.into(), ExchangeDeleteOptions::default()).await.unwrap();

@@ -7,6 +7,7 @@ mod figures;
 pub mod ledger;
 mod listener;
 pub mod machine;
+pub mod programs;
 mod proof;
 mod shared;
 pub mod stage;
