@@ -33,13 +33,15 @@ pub struct Postgres {
 pub struct PostgresSetup {
     /// Without it the server is faster, and what it has committed survives its own death, though not the machine's.
     pub fsync: bool,
+    /// Beside the usual ones, as `name=value`.
+    pub settings: Vec<&'static str>,
     /// What its processes find in their environment.
     pub env: Vec<(&'static str, String)>,
 }
 
 impl Default for PostgresSetup {
     fn default() -> Self {
-        Self { fsync: true, env: Vec::new() }
+        Self { fsync: true, settings: Vec::new(), env: Vec::new() }
     }
 }
 
@@ -171,7 +173,7 @@ impl Postgres {
             folder.to_string_lossy().into_owned()
         };
         let fsync = if self.setup.fsync { "on" } else { "off" };
-        vec![
+        let mut settings = vec![
             "listen_addresses=127.0.0.1".into(),
             format!("port={}", self.port),
             format!("unix_socket_directories={sockets}"),
@@ -181,7 +183,9 @@ impl Postgres {
             format!("fsync={fsync}"),
             // Files in the data folder, not in /dev/shm, so that nothing outlives the folder.
             "dynamic_shared_memory_type=mmap".into(),
-        ]
+        ];
+        settings.extend(self.setup.settings.iter().map(|&setting| setting.to_owned()));
+        settings
     }
 }
 

@@ -36,7 +36,7 @@ pub struct Servers {
 
 impl Servers {
     /// Starts what isn't given, both at once, in folders inside `parent`; `vhosts` as for [`Rabbit::start_with`].
-    pub fn start(given: Given, parent: &Path, fsync: bool, vhosts: u32) -> Result<Self> {
+    pub fn start(given: Given, parent: &Path, setup: PostgresSetup, vhosts: u32) -> Result<Self> {
         let valid = |url: &Option<String>, schemes: &[&str]| {
             url.as_ref().is_none_or(|url| schemes.iter().any(|scheme| url.starts_with(scheme)))
         };
@@ -50,11 +50,8 @@ impl Servers {
             return Err(LocalError::Url { variable: "AMQP_URL", form: "amqp://user@host:port/vhost" });
         }
         let (postgres, rabbit) = std::thread::scope(|scope| {
-            let postgres = given.database_url.is_none().then(|| {
-                scope.spawn(|| {
-                    Postgres::start_with(parent, PostgresSetup { fsync, ..PostgresSetup::default() })
-                })
-            });
+            let postgres =
+                given.database_url.is_none().then(|| scope.spawn(|| Postgres::start_with(parent, setup)));
             let rabbit = given.amqp_url.is_none().then(|| Rabbit::start_with(parent, vhosts));
             (
                 postgres.map(|thread| thread.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))),
@@ -112,7 +109,9 @@ mod tests {
     fn given_urls_are_not_printed_and_bad_ones_refused() {
         let given = Given { database_url: Some("mysql://u:geheim@h/d".into()), amqp_url: None };
         assert!(!format!("{given:?}").contains("geheim"));
-        let error = Servers::start(given, Path::new("/tmp"), false, 0).map(|_| ()).map_err(|e| e.to_string());
+        let error = Servers::start(given, Path::new("/tmp"), PostgresSetup::default(), 0)
+            .map(|_| ())
+            .map_err(|e| e.to_string());
         assert_eq!(
             error,
             Err("DATABASE_URL is no URL of the form postgres://user@host:port/database".into())

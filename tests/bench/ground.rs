@@ -12,32 +12,41 @@ use lapin::options::{
 use lapin::types::{AMQPValue, FieldTable};
 use lapin::{BasicProperties, Channel, Connection, ConnectionProperties, PublisherConfirm};
 use outdial::clock;
-use outdial::local::{Given, Servers};
+use outdial::local::{Given, PostgresSetup, Servers};
 use rustix::process::{Pid, Signal, kill_process};
 use serde_json::json;
 use sqlx::{Connection as _, PgConnection};
 
-use super::usage;
+use super::{profile, usage};
 
 pub const AGENT: &str = "agent-bench";
 pub const NUMBERS: usize = 2_000;
+/// Of PostgreSQL, for the textbook pipeline as for outdial: what its documentation advises for a machine of its own.
+const SETTINGS: [&str; 2] = ["shared_buffers=2GB", "max_wal_size=8GB"];
 /// Messages on their way to the broker at a time.
 const UNCONFIRMED: usize = 2_000;
 
 #[derive(Debug)]
 pub struct Ground {
     pub servers: Servers,
+    /// PostgreSQL counts its statements.
+    pub profile: bool,
     _folder: tempfile::TempDir,
 }
 
 impl Ground {
-    /// With fsync, as in production.
-    pub fn start() -> Result<Self> {
+    /// With fsync, as in production, and room in memory for what is written in a run.
+    pub fn start(profile: bool) -> Result<Self> {
         let folder = tempfile::Builder::new().prefix("outdial-bench-").tempdir()?;
         let everybody = std::os::unix::fs::PermissionsExt::from_mode(0o711); // root's servers run as other users
         std::fs::set_permissions(folder.path(), everybody)?;
-        let servers = Servers::start(Given::default(), folder.path(), true, 0)?;
-        Ok(Self { servers, _folder: folder })
+        let mut settings = SETTINGS.to_vec();
+        if profile {
+            settings.extend(profile::SETTINGS);
+        }
+        let setup = PostgresSetup { settings, ..PostgresSetup::default() };
+        let servers = Servers::start(Given::default(), folder.path(), setup, 0)?;
+        Ok(Self { servers, profile, _folder: folder })
     }
 
     /// An empty database.

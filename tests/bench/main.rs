@@ -20,6 +20,7 @@ mod ledger;
 mod limits;
 mod parts;
 mod pressure;
+mod profile;
 mod provider;
 mod report;
 mod speed;
@@ -55,6 +56,9 @@ struct Args {
     /// How often the whole is run; the table has median, least and most
     #[arg(long, default_value_t = 1)]
     runs: usize,
+    /// Print where PostgreSQL's time goes; the rates are worth nothing then
+    #[arg(long)]
+    profile: bool,
     /// Where the figures go as JSON
     #[arg(long, value_name = "FILE")]
     json: Option<PathBuf>,
@@ -112,7 +116,8 @@ async fn main() -> Result<()> {
         let mut runs = Vec::new();
         for run in 1..=args.runs {
             println!("{what:?}, run {run} of {}", args.runs);
-            let ground = tokio::task::spawn_blocking(Ground::start).await??;
+            let profile = args.profile;
+            let ground = tokio::task::spawn_blocking(move || Ground::start(profile)).await??;
             let outcome = measure(&ground, what, &args).await;
             tokio::task::spawn_blocking(move || drop(ground)).await?;
             runs.push(outcome?);

@@ -15,7 +15,7 @@ use super::parts::{self, Part};
 use super::provider::StandIn;
 use super::report::Findings;
 use super::stage::{NEVER, Size, Stage};
-use super::{ledger, textbook, usage};
+use super::{ledger, profile, textbook, usage};
 
 /// A run that takes longer has failed.
 const LIMIT: Duration = Duration::from_secs(1_800);
@@ -126,11 +126,17 @@ pub async fn run(stage: &Stage<'_>, first: usize, jobs: usize, workers: usize) -
         sqlx::query_scalar("select last_value from outdial.job_no").fetch_one(&mut records).await?;
     let before: i64 = sqlx::query_scalar("select count(*) from outdial.live").fetch_one(&mut records).await?;
     stage.ground.fill("outdial.jobs", first..first + jobs, stage.size.campaigns).await?;
+    if stage.ground.profile {
+        profile::begin(&stage.database).await?;
+    }
     let cpu = usage::Servers::of(stage.ground, &stage.provider)?;
     let mut programs: Vec<Process> = (0..workers).map(|_| stage.worker()).collect::<Result<_>>()?;
     let placed = format!("select count(*) - {before} from outdial.live where state = 'placed'");
     let took = until_placed(&stage.provider, &mut records, &placed, &mut programs, jobs).await?;
     let measured = measured(stage.ground, &stage.provider, cpu, &programs, jobs, took)?;
+    if stage.ground.profile {
+        profile::tell(&stage.database, jobs).await?;
+    }
     let records_of = "select count(*) filter (where state = 'placed') from outdial.jobs where job_no > $1";
     let recorded: i64 = sqlx::query_scalar(records_of).bind(base).fetch_one(&mut records).await?;
     ensure!(recorded == jobs as i64, "{recorded} of {jobs} jobs have a record that says placed");

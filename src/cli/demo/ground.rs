@@ -7,7 +7,7 @@ use secrecy::SecretString;
 
 use super::Failure;
 use crate::broker::{self, Target};
-use crate::local::{Given, LocalError, Servers};
+use crate::local::{Given, LocalError, PostgresSetup, Servers};
 use crate::store::throwaway::{self, ThrowawayError};
 
 #[derive(Debug)]
@@ -35,7 +35,7 @@ impl Ground {
             None => None,
         };
         let lends_database = given.database_url.is_some();
-        let start = move || Servers::start(given, &std::env::temp_dir(), true, 0);
+        let start = move || Servers::start(given, &std::env::temp_dir(), PostgresSetup::default(), 0);
         let servers = tokio::task::spawn_blocking(start).await.map_err(Failure::new)?.map_err(refused)?;
         let name = match lends_database {
             true => format!("outdial_demo_{:016x}", rand::random::<u64>()),

@@ -33,7 +33,8 @@ static TEMPLATE: OnceCell<String> = OnceCell::const_new();
 async fn with_shared<T: Send + 'static>(work: impl FnOnce(&mut Shared) -> T + Send + 'static) -> T {
     let run = move || {
         let shared = SHARED.get_or_init(|| {
-            let servers = Servers::start(Given::from_env(), &std::env::temp_dir(), false, VHOSTS);
+            let setup = PostgresSetup { fsync: false, ..PostgresSetup::default() };
+            let servers = Servers::start(Given::from_env(), &std::env::temp_dir(), setup, VHOSTS);
             let servers = servers.unwrap_or_else(|error| panic!("test servers: {error}"));
             Mutex::new(Shared { servers, vhosts_given: 0 })
         });
