@@ -24,7 +24,7 @@ demo:
 # Tests mostly wait: for slots, leases and servers. More of them than there are processors wait side by side.
 TEST_THREADS ?= 6
 test:
-	@deploy/local/install.sh faketime prometheus chromium
+	@deploy/local/install.sh faketime prometheus chromium pgbouncer
 	@RUST_TEST_THREADS=$(TEST_THREADS) deploy/local/with-tmp.sh $(TEST)
 
 # Played as often as a rare interleaving needs; `make test` plays each row three times.

@@ -4,13 +4,16 @@
 # leaves alone whatever is installed or running already. With everything there it returns at once.
 #
 # DATABASE_URL or AMQP_URL set: that server is the user's own, and nothing is installed for it.
-# With the arguments `faketime`, `prometheus` and `chromium` it also installs libfaketime, by which the tests let a private
-# server's clock step, Prometheus, which they let judge the alerts and dashboards, and Chromium, in which they look at the
-# operators' page; where those can't be had, it says so, and those tests tell what they skip.
+# With the arguments `faketime`, `prometheus`, `chromium` and `pgbouncer` it also installs libfaketime, by which the tests let a
+# private server's clock step, Prometheus, which they let judge the alerts and dashboards, Chromium, in which they look at the
+# operators' page, and PgBouncer, which they put between workers and database; where those can't be had, it says so, and those
+# tests tell what they skip.
 # The programs are looked for where src/local/ looks for them: keep the two alike.
 set -eu
 
 postgres_min=13
+pgbouncer_min=21    # 1.21: the first that keeps prepared statements in transaction mode
+pgbouncer_own=/usr/local/lib/outdial/pgbouncer
 wanted=$*
 lock_wait_s=300
 policy=/usr/sbin/policy-rc.d
@@ -53,11 +56,23 @@ chromium_there() {
     command -v chromium >/dev/null 2>&1 || command -v chromium-browser >/dev/null 2>&1 || command -v google-chrome >/dev/null 2>&1
 }
 
+minor_of() { sed -n 's/^'"$1"' 1\.\([0-9]*\).*/\1/p'; }
+
+# Keep the places alike with tests/it/pooler.rs.
+pgbouncer_there() {
+    for program in "$pgbouncer_own" pgbouncer /usr/sbin/pgbouncer; do
+        minor=$("$program" --version 2>/dev/null | minor_of PgBouncer)
+        [ "${minor:-0}" -lt "$pgbouncer_min" ] || return 0
+    done
+    return 1
+}
+
 find_missing() {
     missing= optional=
     case " $wanted " in *" faketime "*) faketime_there || optional=libfaketime ;; esac
     case " $wanted " in *" prometheus "*) command -v prometheus >/dev/null 2>&1 || optional="${optional:+$optional }prometheus" ;; esac
     case " $wanted " in *" chromium "*) chromium_there || optional="${optional:+$optional }chromium" ;; esac
+    case " $wanted " in *" pgbouncer "*) pgbouncer_there || optional="${optional:+$optional }pgbouncer" ;; esac
     [ -n "${DATABASE_URL:-}" ] || postgres_there || missing=postgresql
     [ -n "${AMQP_URL:-}" ] || rabbitmq_there || missing="${missing:+$missing }rabbitmq-server"
 }
@@ -183,6 +198,43 @@ fetch() {
     download "$1"
 }
 
+# The package, where it is new enough (Debian 13, Ubuntu 24.04).
+install_pgbouncer() {
+    apt-cache show pgbouncer >/dev/null 2>&1 || [ -n "$updated" ] || { updated=yes && update_lists; } || return 1
+    minor=$(apt-cache show --no-all-versions pgbouncer 2>/dev/null | minor_of Version:)
+    if [ "${minor:-0}" -lt "$pgbouncer_min" ]; then build_pgbouncer; return; fi
+    fetch pgbouncer && apt no --no-install-recommends install pgbouncer
+}
+
+# Debian 12: one program, built from the source of the release after it, which the mirror has that this machine is set up with.
+# Nothing else of that release comes here, and no package is installed: what is needed to build is unpacked beside it.
+build_pgbouncer() {
+    mirror=$(apt-get indextargets --format '$(ORIGIN) $(CODENAME) $(REPO_URI)' 'Created-By: Packages' |
+        sed -n 's/^Debian bookworm //p' | sort -u | head -n 1)
+    [ -n "$mirror" ] || { say "no mirror of Debian 12 is set up here, and the package is too old"; return 1; }
+    newer="-o Dir::Etc::SourceList=$work/newer.list -o Dir::Etc::SourceParts=/dev/null -o Dir::State::Lists=$work/lists
+        -o Dir::Cache=$work/cache -o APT::Sandbox::User=root"
+    mkdir -p "$work/lists/partial" "$work/cache/archives/partial" && cd "$work" || return 1
+    echo "deb-src [signed-by=/usr/share/keyrings/debian-archive-keyring.gpg] $mirror trixie main" >newer.list
+    # shellcheck disable=SC2086  # a list of options
+    apt yes $newer update && apt yes $newer source --download-only pgbouncer || return 1
+    apt yes -o APT::Sandbox::User=root download libevent-dev || return 1
+    stoppable=no
+    if ! { dpkg-deb -x libevent-dev_*.deb libevent && tar -xzf pgbouncer_*.orig.tar.gz && make_pgbouncer; } >"$work/build.log" 2>&1; then
+        tail -n 5 "$work/build.log" >&2
+        return 1
+    fi
+}
+
+make_pgbouncer() {
+    headers=$work/libevent/usr/include
+    cd pgbouncer-*/ || return 1
+    ./configure -q --without-openssl --without-cares CFLAGS=-O1 \
+        LIBEVENT_CFLAGS="-I$headers $(printf -- '-I%s ' "$headers"/*-linux-*)" \
+        LIBEVENT_LIBS="$(echo "$work"/libevent/usr/lib/*/libevent.a)" &&
+        make -s -j2 pgbouncer && install -D -m 755 pgbouncer "$pgbouncer_own"
+}
+
 install_missing() {
     if [ -n "$missing" ]; then
         fetch "$missing" || return 1
@@ -191,8 +243,11 @@ install_missing() {
     fi
     # Each by itself: an older release may not have one of them.
     for package in $optional; do
-        fetch "$package" && apt no --no-install-recommends install "$package" ||
-            say "$package could not be installed: what needs it is skipped"
+        case $package in
+        pgbouncer) install_pgbouncer ;;
+        *) fetch "$package" && apt no --no-install-recommends install "$package" ;;
+        esac || say "$package could not be installed: what needs it is skipped"
+        [ "$interrupted" -eq 0 ] || exit "$interrupted"
     done
 }
 

@@ -129,7 +129,7 @@ fn waiting_may_help(error: &sqlx::Error) -> bool {
     match error {
         sqlx::Error::Io(_) | sqlx::Error::Protocol(_) => true,
         sqlx::Error::Database(error) => {
-            error.code().is_some_and(|code| code.starts_with("57P") || code.starts_with("53"))
+            error.code().is_some_and(|code| ["08", "53", "57P"].iter().any(|of| code.starts_with(of)))
         }
         _ => false,
     }

@@ -35,6 +35,10 @@ pub async fn look(config: &Config) -> (Vec<Finding>, Option<Pool>) {
         Ok(facts) => findings.extend(server(&facts)),
         Err(why) => findings.push(Finding::problem("database", why, "look at the server's log")),
     }
+    findings.push(match lost(config).await {
+        Ok(lost) => timeouts(&lost),
+        Err(why) => Finding::warning("timeouts", why, "look at the server's log"),
+    });
     findings.push(match clocks(&pool).await {
         Ok((database, here)) => apart(database, here),
         Err(why) => Finding::warning("clock", why, "look at the server's log"),
@@ -128,6 +132,25 @@ fn replication(facts: &ServerFacts) -> Option<Finding> {
         ),
         (true, _) => Finding::ok("replication", "commits wait for a standby"),
     })
+}
+
+/// What a worker asks for and doesn't get, seen on a connection as a worker makes it.
+async fn lost(config: &Config) -> Result<Vec<String>, String> {
+    let pool =
+        connect(config, Purpose::Steps, PATIENCE).await.map_err(|failure| failure.what().to_owned())?;
+    answer(store::limits_lost(&pool)).await
+}
+
+fn timeouts(lost: &[String]) -> Finding {
+    if lost.is_empty() {
+        return Finding::ok("timeouts", "a worker's statement that hangs is ended after 2 s");
+    }
+    let what = format!(
+        "a worker's connection asks for 2 s and has {}: a statement that hangs holds up all others",
+        lost.join(", ")
+    );
+    let mend = "a pooler before the database drops them: have it set them (PgBouncer: connect_query), see deploy/docs/pooler.md";
+    Finding::warning("timeouts", what, mend)
 }
 
 async fn clocks(pool: &Pool) -> Result<(Reading, DateTime<Utc>), String> {
@@ -271,6 +294,14 @@ mod tests {
             let found = server(&ServerFacts { names_standbys, standbys, ..facts() });
             assert_eq!(graded(&found)[1], (Grade::Warning, "replication"));
         }
+    }
+
+    #[test]
+    fn limits_that_a_pooler_drops_are_named_with_their_values() {
+        assert_eq!(timeouts(&[]).grade, Grade::Ok);
+        let found = timeouts(&["lock_timeout = 0".to_owned(), "statement_timeout = 0".to_owned()]);
+        assert_eq!((found.grade, found.subject.as_str()), (Grade::Warning, "timeouts"));
+        assert!(found.what.contains("lock_timeout = 0, statement_timeout = 0"), "{found:?}");
     }
 
     #[test]
