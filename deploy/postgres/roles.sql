@@ -4,7 +4,8 @@
 --   psql -d outdial -c "alter role outdial_owner password '…'" -c "alter role outdial_worker password '…'"
 --
 --   outdial_owner    owns the schemas: for `outdial migrate` alone
---   outdial_worker   reads and writes rows, and can neither make nor drop anything: for workers and every other command
+--   outdial_worker   reads and writes rows, and can neither make nor drop anything: for workers and every other command. Tables
+--                    for records to come, and the end of those that were kept long enough, are functions of the owner
 --
 -- Dashboards: `create role grafana login; grant outdial_reader to grafana;` (masked), or outdial_reader_pii.
 
@@ -35,11 +36,13 @@ create schema if not exists reporting authorization outdial_owner;
 grant usage on schema outdial, reporting to outdial_worker;
 alter default privileges for role outdial_owner in schema outdial grant select, insert, update, delete on tables to outdial_worker;
 alter default privileges for role outdial_owner in schema outdial grant usage on sequences to outdial_worker;
+alter default privileges for role outdial_owner in schema outdial grant execute on functions to outdial_worker;
 alter default privileges for role outdial_owner in schema reporting grant select on tables to outdial_worker;
 
 -- Where the tables are there already.
 grant select, insert, update, delete on all tables in schema outdial to outdial_worker;
 grant usage on all sequences in schema outdial to outdial_worker;
+grant execute on all functions in schema outdial to outdial_worker;
 grant select on all tables in schema reporting to outdial_worker;
 
 -- A worker calls people: it sees their numbers in the views, too.

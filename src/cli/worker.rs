@@ -30,6 +30,7 @@ use crate::engine::ports::IntakeTerms;
 use crate::engine::sending::Sending;
 use crate::engine::tenure::Tenure;
 use crate::engine::upkeep::Upkeep;
+use crate::engine::upkeep::retention::{Kept, RetentionLedger};
 use crate::engine::world::WorldKeeper;
 use crate::http::Server;
 use crate::store::{self, Ledger, Purpose};
@@ -182,6 +183,8 @@ impl Running {
         let ledger = Arc::new(insist(store::PATIENCE_AT_START, register).await?);
         let accounts = Arc::new(Accounts::new(config, &ledger, &metrics, dry_run)?);
         insist(store::PATIENCE_AT_START, || accounts.ensure()).await?;
+        // Jobs that come find a place.
+        insist(store::PATIENCE_AT_START, || ledger.make_partitions()).await?;
         let tenure = Arc::new(Tenure::default());
         if ledger.in_company() {
             tenure.born_among_others();
@@ -205,7 +208,7 @@ impl Running {
             broken: CancellationToken::new(),
         };
         let most = usize::try_from(config.worker.max_inflight).unwrap_or(usize::MAX);
-        let sending = Arc::new(Sending::new(most));
+        let sending = Arc::new(Sending::new(most, config.limits.slack));
         let meter = Arc::new(Meter {
             metrics: Arc::clone(&metrics),
             dry_run,
@@ -305,6 +308,7 @@ impl Running {
             world: world.clone(),
             lease: config.worker.lease,
             in_vain: Patience { quarantine: config.reconcile.quarantine }.in_vain(),
+            kept: Kept { records: config.retention.records, keys: config.retention.keys },
             sending: Arc::clone(sending),
         };
         self.stage("upkeep", stop, upkeep.run(stop.clone()));

@@ -125,6 +125,17 @@ impl Given {
         }
     }
 
+    /// A length of time within `range`; `None`: `"forever"`.
+    pub fn duration_or_forever(&self, range: RangeInclusive<Duration>) -> Reading<Option<Duration>> {
+        match &self.raw {
+            Raw::Text(text) if text.trim() == "forever" => Ok(None),
+            _ => self
+                .duration(range)
+                .map(Some)
+                .map_err(|bad| Bad { mend: format!("\"forever\", or {}", bad.mend), ..bad }),
+        }
+    }
+
     /// One of a few words.
     pub fn word<T: Copy>(&self, words: &[(&str, T)]) -> Reading<T> {
         let found = match &self.raw {

@@ -87,6 +87,7 @@ pub struct Config {
     pub pool: Pool,
     pub calls: Calls,
     pub reconcile: Reconcile,
+    pub retention: Retention,
     pub worker: Worker,
     pub http: Http,
     pub events: EventTypes,
@@ -145,6 +146,15 @@ pub struct Calls {
 pub struct Reconcile {
     /// How long a call of which nobody knows is looked for in vain before a person decides.
     pub quarantine: Duration,
+}
+
+/// `None`: for ever.
+#[derive(Debug)]
+pub struct Retention {
+    /// How long the records of a job and its calls are kept at least, from its end on.
+    pub records: Option<Duration>,
+    /// How long a job's id counts as known, from its end on; never shorter than `records`.
+    pub keys: Option<Duration>,
 }
 
 #[derive(Debug)]
@@ -238,22 +248,16 @@ impl Config {
             pool: Pool::read(&mut r),
             calls: Calls::read(&mut r),
             reconcile: Reconcile::read(&mut r),
+            retention: Retention::read(&mut r),
             worker: Worker::read(&mut r),
             http: Http::read(&mut r, needs.http),
             events: r.or("events.types", EventTypes::all(), event_types),
             log: Log::read(&mut r),
             telemetry: Telemetry::read(&mut r),
         };
-        not_yet(&mut r);
         let (faults, known) = r.finish();
         (config, faults, known)
     }
-}
-
-/// Keys of the contract that come with later versions.
-fn not_yet(r: &mut Reader) {
-    r.only_default("retention.records", "forever");
-    r.only_default("retention.keys", "forever");
 }
 
 impl Database {
@@ -332,11 +336,42 @@ impl Reconcile {
     }
 }
 
+/// Logs of limits are made anew from the records of the last 25 hours. A year of humantime has 365.25 days.
+const KEPT: std::ops::RangeInclusive<Duration> = seconds(2 * 86_400, 10 * 31_557_600);
+
+impl Retention {
+    fn read(r: &mut Reader) -> Self {
+        let (records_from, keys_from) = (r.origin_of("retention.records"), r.origin_of("retention.keys"));
+        let records = r.optional("retention.records", |v| v.duration_or_forever(KEPT));
+        let keys = r.optional("retention.keys", |v| v.duration_or_forever(KEPT));
+        // Of one that can't be read nobody knows how it stands to the other.
+        let both_read = (records.is_some() || records_from == Origin::Nowhere)
+            && (keys.is_some() || keys_from == Origin::Nowhere);
+        let retention = Self { records: records.flatten(), keys: keys.flatten() };
+        let bad = match (retention.records, retention.keys) {
+            _ if !both_read => None,
+            (None, Some(_)) => Some(Bad::new(
+                "is a length of time, but records are kept for ever, and a job's key outlives its record",
+                "set retention.records, too, or leave it at \"forever\"",
+            )),
+            (Some(records), Some(keys)) if keys < records => Some(Bad::new(
+                "is shorter than retention.records: a job that is sent again would be dialed again while its record still stands",
+                "make it at least as long as retention.records",
+            )),
+            _ => None,
+        };
+        if let Some(bad) = bad {
+            r.fault("retention.keys", keys_from, bad);
+        }
+        retention
+    }
+}
+
 impl Worker {
     fn read(r: &mut Reader) -> Self {
         Self {
             lease: r.or("worker.lease", Duration::from_secs(10), |v| v.duration(seconds(3, 300))),
-            max_inflight: r.or("worker.max_inflight", 256, |v| v.whole_u32(1..=10_000)),
+            max_inflight: r.or("worker.max_inflight", 512, |v| v.whole_u32(1..=10_000)),
             drain: r.or("worker.drain", Duration::from_secs(35), |v| v.duration(seconds(1, 600))),
         }
     }

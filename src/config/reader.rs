@@ -6,7 +6,7 @@ use std::time::Duration;
 use secrecy::SecretString;
 
 use super::fault::{Fault, Origin};
-use super::given::{Bad, Given, Raw, Reading};
+use super::given::{Bad, Given, Reading};
 use super::layers::Layers;
 
 pub(super) struct Reader {
@@ -40,23 +40,6 @@ impl Reader {
     /// A secret, whose value no message shows: `read` says what is wrong without repeating it.
     pub fn secret(&mut self, key: &str, read: impl FnOnce(&Given) -> Reading<&str>) -> Option<SecretString> {
         self.optional(key, |given| Ok(SecretString::from(read(given)?.to_owned())))
-    }
-
-    /// A key that this version can't honour: only its default passes.
-    pub fn only_default(&mut self, key: &str, default: &str) {
-        self.optional(key, |given| {
-            let same_length = |a: &str| {
-                let (a, b) = (humantime::parse_duration(a), humantime::parse_duration(default));
-                matches!((a, b), (Ok(a), Ok(b)) if a == b)
-            };
-            match &given.raw {
-                Raw::Text(text) if text == default || same_length(text) => Ok(()),
-                _ => Err(Bad::new(
-                    "not_supported: this version can't honour it yet",
-                    format!("only its default, {default:?}"),
-                )),
-            }
-        });
     }
 
     /// A secret or key that a command can't do without.

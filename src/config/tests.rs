@@ -139,18 +139,42 @@ fn each_bad_value_names_what_would_do() {
 }
 
 #[test]
-fn what_this_version_cannot_honour_is_refused() {
-    let refused = [("OUTDIAL__RETENTION__RECORDS", "90d"), ("OUTDIAL__RETENTION__KEYS", "90d")];
-    for (name, value) in refused {
-        let fault = only_fault("", &[(name, value)]);
-        assert!(fault.what.starts_with("not_supported"), "{name}: {fault}");
-        assert_eq!(fault.origin, Origin::Environment(name.to_owned()));
+fn a_job_is_known_at_least_as_long_as_its_record_is_kept() {
+    const RECORDS: &str = "OUTDIAL__RETENTION__RECORDS";
+    const KEYS: &str = "OUTDIAL__RETENTION__KEYS";
+    let days = |n: u64| Some(Duration::from_secs(n * 86_400));
+    let good = [
+        ("forever", "forever", (None, None)),
+        ("90d", "forever", (days(90), None)),
+        ("2d", "2d", (days(2), days(2))),
+        ("12w", "400d", (days(84), days(400))),
+    ];
+    for (records, keys, expected) in good {
+        let (config, faults, _) = read("", &environment(&[(RECORDS, records), (KEYS, keys)]), Needs::NOTHING);
+        assert_eq!(faults, [], "{records}, {keys}");
+        assert_eq!((config.retention.records, config.retention.keys), expected, "{records}, {keys}");
     }
-    assert_eq!(
-        faults("", &[("OUTDIAL__RETENTION__KEYS", "forever")], Needs::NOTHING),
-        [],
-        "its default passes"
-    );
+    let (config, ..) = read("[retention]\nrecords = \"90d\"\n", &Sources::default(), Needs::NOTHING);
+    assert_eq!((config.retention.records, config.retention.keys), (days(90), None), "from a file");
+    let bad = [
+        ("47h", "forever", "retention.records", "\"forever\", or a length of time from 2days to 10years"),
+        ("11y", "forever", "retention.records", "is out of range"),
+        ("90", "forever", "retention.records", "is not a length of time"),
+        ("never", "forever", "retention.records", "is not a length of time"),
+        ("90d", "89d", "retention.keys", "is shorter than retention.records"),
+        ("90d", "1d", "retention.keys", "is out of range"),
+        ("forever", "90d", "retention.keys", "records are kept for ever"),
+        // Of the two only the one that can't be read.
+        ("soon", "90d", "retention.records", "is not a length of time"),
+        ("90d", "later", "retention.keys", "is not a length of time"),
+    ];
+    for (records, keys, key, told) in bad {
+        let fault = only_fault("", &[(RECORDS, records), (KEYS, keys)]);
+        assert_eq!(fault.key, key, "{records}, {keys}: {fault}");
+        assert!(fault.to_string().contains(told), "{records}, {keys}: {fault}");
+    }
+    let alone = only_fault("", &[(KEYS, "90d")]);
+    assert_eq!(alone.origin, Origin::Environment(KEYS.to_owned()), "{alone}");
 }
 
 #[test]

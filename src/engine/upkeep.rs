@@ -1,5 +1,7 @@
-//! What time brings, done by one worker at a time: dates that come, jobs that expire, workers that die, and reasons
-//! that have to be written into records.
+//! What time brings, done by one worker at a time: dates that come, jobs that expire, workers that die, reasons
+//! that have to be written into records, and records that have been kept long enough.
+
+pub mod retention;
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -13,6 +15,7 @@ use super::sending::Sending;
 use crate::clock;
 use crate::core::decide::World;
 use crate::core::ids::{JobNo, RoutingVersion};
+use retention::{Kept, Retaining, RetentionLedger};
 
 /// Between two rounds.
 const EVERY: Duration = Duration::from_millis(250);
@@ -33,11 +36,13 @@ pub struct Upkeep<L> {
     pub lease: Duration,
     /// After which a search is in vain.
     pub in_vain: Duration,
+    /// `retention.records` and `retention.keys`.
+    pub kept: Kept,
     /// Its bell is rung when jobs have become ready.
     pub sending: Arc<Sending>,
 }
 
-impl<L: UpkeepLedger + Duties + Clone> Upkeep<L> {
+impl<L: UpkeepLedger + RetentionLedger + Duties + Clone> Upkeep<L> {
     /// Until `stop`.
     pub async fn run(self, stop: CancellationToken) {
         let mut known = Known {
@@ -47,12 +52,14 @@ impl<L: UpkeepLedger + Duties + Clone> Upkeep<L> {
             pruned: clock::monotonic(),
             recipients: 0,
             pruning: None,
+            retaining: Retaining::new(),
         };
         let mut duty = Duty::new(self.ledger.as_ref().clone(), "upkeep", DUTY);
         while !stop.is_cancelled() {
             if !duty.is_ours().await {
                 // Whoever has it next looks at everything again.
                 known.judged = None;
+                known.retaining.leave();
             } else {
                 self.round(&mut known).await;
             }
@@ -86,6 +93,7 @@ impl<L: UpkeepLedger + Duties + Clone> Upkeep<L> {
             Err(error) => failed("relabel", &error),
         }
         self.prune(known).await;
+        known.retaining.round(&*self.ledger, self.kept).await;
     }
 
     /// A piece a round, until all has been looked at; then not for a while.
@@ -159,6 +167,7 @@ struct Known {
     recipients: i64,
     /// How far logs have been pruned this time.
     pruning: Option<i32>,
+    retaining: Retaining,
 }
 
 fn failed(step: &'static str, error: &LedgerError) {

@@ -9,7 +9,7 @@ use crate::core::ids::{AccountName, ModelId};
 use crate::core::phone::E164;
 
 /// The newest step of the schema that this program knows.
-const NEWEST_STEP: i64 = 8;
+const NEWEST_STEP: i64 = 9;
 
 /// How the server stands to the promises that rest on it.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -56,6 +56,22 @@ pub async fn server_facts(pool: &PgPool) -> Result<ServerFacts, sqlx::Error> {
         names_standbys: !row.try_get::<String, _>(6)?.trim().is_empty(),
         standbys: row.try_get(7)?,
     })
+}
+
+/// Which of the limits that a worker's connection asks for don't hold on this one, as `name = value`: a pooler on the way may
+/// drop what is asked for.
+///
+/// # Errors
+/// The database's.
+pub async fn limits_lost(pool: &PgPool) -> Result<Vec<String>, sqlx::Error> {
+    // As `connect` asks for them, in milliseconds; 0: none.
+    sqlx::query_scalar(
+        "select name || ' = ' || current_setting(name) from pg_settings
+         where name in ('statement_timeout', 'lock_timeout', 'idle_in_transaction_session_timeout')
+           and setting::int not between 1 and 2000 order by name",
+    )
+    .fetch_all(pool)
+    .await
 }
 
 /// The database's clock.

@@ -5,6 +5,7 @@ use std::sync::{Mutex, PoisonError};
 
 use chrono::{DateTime, Utc};
 use sqlx::Row;
+use sqlx::postgres::PgRow;
 use uuid::Uuid;
 
 use super::ledger::{Ledger, ledger_error, unreadable};
@@ -109,8 +110,24 @@ impl Ledger {
     }
 
     async fn insert(&self, batch: &[NewJob], classes: &[ClassNo]) -> Result<Vec<String>, LedgerError> {
+        let rows = match self.try_insert(batch, classes).await {
+            // Upkeep makes room ahead; a flood may be faster.
+            Err(error) if is_out_of_room(&error) => {
+                super::retention::make_partitions(&self.pool, batch.len()).await.map_err(not_the_jobs)?;
+                self.try_insert(batch, classes).await
+            }
+            done => done,
+        };
+        let rows = rows.map_err(insert_error)?;
+        if rows.len() != batch.len() {
+            return Err(not_the_jobs(unreadable("a job key")));
+        }
+        Ok(rows.iter().map(|row| row.get(0)).collect())
+    }
+
+    async fn try_insert(&self, batch: &[NewJob], classes: &[ClassNo]) -> Result<Vec<PgRow>, sqlx::Error> {
         let jobs = || batch.iter().map(|new| &new.job);
-        let rows = sqlx::query(
+        sqlx::query(
             "select receipt from outdial.accept($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, $17, $18, $19)",
         )
         .bind(jobs().map(|j| Uuid::from_bytes(j.id_digest())).collect::<Vec<_>>())
@@ -134,18 +151,20 @@ impl Ledger {
         .bind(self.events())
         .fetch_all(&self.pool)
         .await
-        .map_err(insert_error)?;
-        if rows.len() != batch.len() {
-            return Err(not_the_jobs(unreadable("a job key")));
-        }
-        Ok(rows.iter().map(|row| row.get(0)).collect())
     }
+}
+
+/// No range of records has these numbers.
+fn is_out_of_room(error: &sqlx::Error) -> bool {
+    matches!(error, sqlx::Error::Database(db)
+             if db.code().as_deref() == Some("23514") && db.constraint().is_none())
 }
 
 /// Intake buries the job that a refusal comes down to, so only faults of the data are one: not a missing privilege, a
 /// statement that doesn't fit the schema, or an answer that can't be read.
 fn insert_error(error: sqlx::Error) -> LedgerError {
     let of_the_data = match &error {
+        error if is_out_of_room(error) => false,
         // 22: data exception; 23: integrity constraint.
         sqlx::Error::Database(db) => db.code().is_some_and(|code| matches!(code.get(..2), Some("22" | "23"))),
         sqlx::Error::Encode(_) => true,

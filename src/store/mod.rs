@@ -15,6 +15,7 @@ mod place;
 mod pool;
 pub mod reconcile;
 pub mod reporting;
+mod retention;
 mod roles;
 pub mod routing;
 mod schema;
@@ -26,8 +27,8 @@ mod world;
 
 pub use accounts::{ConfiguredAccount, ensure_accounts};
 pub use checks::{
-    AgentNumbers, PausedAccount, ServerFacts, Standing, agents, newer_steps, read_clock, server_facts,
-    standing,
+    AgentNumbers, PausedAccount, ServerFacts, Standing, agents, limits_lost, newer_steps, read_clock,
+    server_facts, standing,
 };
 pub use connect::{ConnectError, PATIENCE_AT_START, PATIENCE_OF_COMMANDS, Purpose, connect, error_text};
 pub use ledger::Ledger;

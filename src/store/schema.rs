@@ -20,6 +20,7 @@ const STEPS: &[(i64, &str, &str)] = &[
     (6, "reconcile", include_str!("../../migrations/0006_reconcile.sql")),
     (7, "callees", include_str!("../../migrations/0007_callees.sql")),
     (8, "plans", include_str!("../../migrations/0008_plans.sql")),
+    (9, "retention", include_str!("../../migrations/0009_retention.sql")),
 ];
 
 /// In a schema of ours, so that a database shared with another program's migrations stays unconfused.

@@ -97,8 +97,26 @@ async fn the_main_job_needs_no_more_than_the_roles_of_least_privilege() {
     assert!(dead.contains("malformed"), "{dead}");
     stage.stopped(process).await;
 
-    // And what they may not.
+    // Ranges of records are made and dropped for it, which it can't do itself.
     let mut db = PgConnection::connect(&worker).await.unwrap();
+    let ranges = "select count(*) from outdial.partitions where records_gone_at is null";
+    let before: i64 = sqlx::query_scalar(ranges).fetch_one(&mut db).await.unwrap();
+    let made: i32 =
+        sqlx::query_scalar("select outdial.make_room(50000000)").fetch_one(&mut db).await.unwrap();
+    assert!(made > 0);
+    db.execute("update outdial.partitions set over_upto = end_no where first_no = (select max(first_no) from outdial.partitions)")
+        .await
+        .unwrap();
+    let dropped = "select outcome from outdial.drop_records(now() - interval '3 days')";
+    assert_eq!(sqlx::query_scalar::<_, String>(dropped).fetch_one(&mut db).await.unwrap(), "dropped");
+    let after: i64 = sqlx::query_scalar(ranges).fetch_one(&mut db).await.unwrap();
+    assert_eq!(after, before + i64::from(made) - 1);
+    db.execute("insert into outdial.jobs (job_no, job_id, campaign_id, class_no, priority, expires_at, received_at, state)
+                values (45000000, 'far', 'spring', 1, 4, now(), now(), 'expired')")
+        .await
+        .unwrap();
+
+    // And what they may not.
     for forbidden in [
         "create table outdial.mine (n int)",
         "drop table outdial.jobs",
@@ -107,6 +125,8 @@ async fn the_main_job_needs_no_more_than_the_roles_of_least_privilege() {
         "create table public.mine (n int)",
         "create role mine",
         "drop function outdial.stop_lock()",
+        "drop table outdial.jobs_000010000000",
+        "set role outdial_reader_pii; select outdial.make_room(0)",
     ] {
         let refused = db.execute(forbidden).await.unwrap_err().to_string();
         assert!(
