@@ -4,6 +4,7 @@
 --   1. the stop lock (advisory, see outdial.stop_lock), 2. limits by thing_no, 3. recipients by phone and scope, 4. rows of
 --   jobs by job_no (work, reservations, live, attempts, jobs), 5. accounts, campaigns, agents, numbers, pool, classes.
 -- Every step of a worker is one autocommitted statement: a stopped worker can't sit on a lock.
+-- Whole tables are locked, jobs before attempts, only to add a range of records or to drop one, and waited for a moment only.
 
 create schema if not exists outdial;    -- the list of applied steps stands there already
 
@@ -17,6 +18,8 @@ create table outdial.control (
     keeps_recipients boolean not null default false,
     -- A number is quarantined when the provider has shown another in its place.
     quarantines_mismatched boolean not null default false,
+    -- How many job numbers a range of records has, of those that are made from now on.
+    partition_size bigint not null default 10000000 check (partition_size > 0),
     changed_at timestamptz not null default now()
 );
 insert into outdial.control default values;
@@ -129,6 +132,13 @@ create table outdial.clock_steps (
     primary key (minute, witness_no)
 );
 
+-- The latest that this server's clock has said to `take_over`: when it says less it went back.
+create table outdial.clock (
+    only_row boolean primary key default true check (only_row),
+    seen timestamptz not null default '-infinity'
+);
+insert into outdial.clock default values;
+
 -- A worker process. A number is never given twice: it is the epoch that fences a worker that was taken for dead.
 create table outdial.workers (
     worker_no bigint generated always as identity primary key,
@@ -137,6 +147,7 @@ create table outdial.workers (
     version text not null,
     started_at timestamptz not null default now(),
     lease_until timestamptz not null,
+    called_off bigint not null default 0,           -- its askings for slots up to this one come to nothing
     ended_at timestamptz
 );
 
@@ -183,6 +194,20 @@ create unique index classes_alike on outdial.classes (campaign_id, coalesce(mode
 
 create sequence outdial.job_no;
 
+-- Records lie in ranges of job numbers, each a table of jobs and one of attempts, so that what is old goes without a search.
+-- Ranges follow each other without a gap, and their rows stay when records and keys have gone.
+create table outdial.partitions (
+    first_no bigint primary key,
+    end_no bigint not null check (end_no > first_no),   -- the first number that isn't in it
+    opened_at timestamptz not null default clock_timestamp(),    -- ahead of its first job
+    filled_at timestamptz,                          -- all its numbers were drawn by then
+    -- What was found since: jobs below are over, and the last end among them.
+    over_upto bigint,
+    last_end timestamptz,
+    records_gone_at timestamptz,
+    keys_gone_at timestamptz
+);
+
 create table outdial.jobs (
     job_no bigint primary key,
     job_id text not null,
@@ -208,7 +233,7 @@ create table outdial.jobs (
     placed smallint not null default 0,             -- tries that the provider accepted
     finished_at timestamptz,
     event_seq int not null default 0
-) with (fillfactor = 75);
+) partition by range (job_no);
 create index jobs_by_id on outdial.jobs (job_id);
 -- Nothing that changes is indexed: where a page has room an update touches no index.
 create index jobs_by_campaign on outdial.jobs (campaign_id, job_no);
@@ -282,8 +307,56 @@ create table outdial.attempts (
     duration_s int,
     recording_url text,
     primary key (job_no, attempt_no)
-) with (fillfactor = 75);
+) partition by range (job_no);
 create index attempts_by_id on outdial.attempts (attempt_id);
+
+-- The table that holds a range's records.
+create function outdial.partition_of(p_table text, p_first bigint) returns text language sql immutable as
+$$ select format('outdial.%I', p_table || '_' || lpad(p_first::text, greatest(length(p_first::text), 12), '0')) $$;
+
+-- Makes the ranges up to the one that holds p_upto, 64 at most; answers how many it made. A worker may call it, who may not make
+-- tables. A table that is attached keeps nobody from reading and writing the others; one that is made as a partition would.
+create function outdial.make_partitions(p_upto bigint) returns int
+language plpgsql security definer set search_path = pg_catalog, pg_temp set lock_timeout = '1500ms' as $$
+declare
+    v_first bigint;
+    v_end bigint;
+    v_table text;
+    v_made int := 0;
+begin
+    if exists (select 1 from outdial.partitions p where p.end_no > p_upto) then return 0; end if;
+    perform pg_advisory_xact_lock(1869968484, 2);
+    loop
+        -- Those that another has made while the lock was waited for among them.
+        v_first := coalesce((select max(p.end_no) from outdial.partitions p), 0);
+        exit when v_first > p_upto or v_made = 64;
+        v_end := v_first + (select c.partition_size from outdial.control c);
+        foreach v_table in array array['jobs', 'attempts'] loop
+            -- With room on each page: see jobs_by_campaign.
+            execute format('create table %s (like outdial.%I including all) with (fillfactor = 45)',
+                           outdial.partition_of(v_table, v_first), v_table);
+            execute format('alter table outdial.%I attach partition %s for values from (%s) to (%s)',
+                           v_table, outdial.partition_of(v_table, v_first), v_first, v_end);
+        end loop;
+        insert into outdial.partitions (first_no, end_no) values (v_first, v_end);
+        v_made := v_made + 1;
+    end loop;
+    return v_made;
+end $$;
+
+-- Makes room for so many numbers beyond the last that was drawn, and a whole range more. Answers how many ranges are new.
+create function outdial.make_room(p_numbers bigint) returns int
+language plpgsql security definer set search_path = pg_catalog, pg_temp as $$
+declare
+    v_last bigint := (select s.last_value from outdial.job_no s);
+begin
+    update outdial.partitions p set filled_at = clock_timestamp() where p.filled_at is null and p.end_no <= v_last;
+    return outdial.make_partitions(v_last + p_numbers + (select c.partition_size from outdial.control c));
+end $$;
+
+-- They make tables: not for whoever may look into this schema. The roles of deploy/postgres have a right of their own.
+revoke execute on function outdial.make_partitions(bigint), outdial.make_room(bigint) from public;
+select outdial.make_room(0);
 
 -- Attempts that haven't ended: small, so that polling, take-over and evidence don't search the records. Those in `review`
 -- hold no places of the limits any more: nobody knows that there is a call.
@@ -313,8 +386,8 @@ create table outdial.live (
     looked_at timestamptz,
     clear_since timestamptz,
     clear_until timestamptz
-) with (fillfactor = 75);
-create index live_by_agent on outdial.live (account, model_id, state);
+) with (fillfactor = 45);
+create index live_by_account on outdial.live (account, slot);
 create index live_by_worker on outdial.live (worker_no) where state = 'submitting';
 create index live_unknown on outdial.live (account, slot) where state = 'unknown';
 create index live_review on outdial.live (campaign_id, slot) where state = 'review';

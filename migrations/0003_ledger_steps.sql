@@ -133,6 +133,9 @@ create function outdial.reserve(
 #variable_conflict use_column
 declare
     v_now timestamptz;
+    -- Of the batch: for records in one range no other range's are looked at.
+    v_lo bigint := (select min(j) from unnest(p_job) j);
+    v_hi bigint := (select max(j) from unnest(p_job) j);
     v_furthest timestamptz;
     v_from timestamptz;
     v_until timestamptz;
@@ -164,11 +167,11 @@ begin
     perform 1 from outdial.limits l where l.thing_no = any (v_things) order by l.thing_no for update;
 
     if v_recipients or v_sticky then
-        v_callees := array(select j.phone from outdial.jobs j where j.job_no = any (p_job));
+        v_callees := array(select j.phone from outdial.jobs j where j.job_no = any (p_job) and j.job_no between v_lo and v_hi);
     end if;
     if v_recipients then
         perform outdial.lock_recipients(array_agg(substr(j.phone, 2)::bigint), array_agg(a.recipient), true)
-        from unnest(p_job, p_recipient) a(job, recipient) join outdial.jobs j on j.job_no = a.job and j.job_no = any (p_job)
+        from unnest(p_job, p_recipient) a(job, recipient) join outdial.jobs j on j.job_no = a.job and j.job_no = any (p_job) and j.job_no between v_lo and v_hi
         where a.recipient is not null;
     end if;
 
@@ -183,13 +186,13 @@ begin
         -- A number that the decision found no longer eligible gives way; otherwise who came first keeps it.
         delete from outdial.sticky s
         using unnest(p_sticky_model, p_sticky_brand, p_sticky_was, p_number, p_job) a(model, brand, was, number, job)
-        join outdial.jobs j on j.job_no = a.job and j.job_no = any (p_job)
+        join outdial.jobs j on j.job_no = a.job and j.job_no = any (p_job) and j.job_no between v_lo and v_hi
         where s.phone = any (v_callees) and s.model_id = a.model and s.brand = a.brand and s.phone = j.phone
           and ((s.number = a.was and a.was <> a.number) or s.until < v_now);
         insert into outdial.sticky (model_id, brand, phone, number, until, job_no)
         select distinct on (a.model, a.brand, j.phone) a.model, a.brand, j.phone, a.number, v_until, a.job
         from unnest(p_sticky_model, p_sticky_brand, p_number, p_job) with ordinality a(model, brand, number, job, ord)
-        join outdial.jobs j on j.job_no = a.job and j.job_no = any (p_job)
+        join outdial.jobs j on j.job_no = a.job and j.job_no = any (p_job) and j.job_no between v_lo and v_hi
         where a.model is not null and a.number is not null
         order by a.model, a.brand, j.phone, a.ord
         on conflict (model_id, brand, phone) do nothing;
@@ -212,7 +215,7 @@ begin
         select a.ord, k.phone, k.scope, k.slots, row_number() over (partition by k.phone, k.scope order by a.ord) as nth
         from unnest(p_job, p_recipient) with ordinality a(job, recipient, ord)
         join taken t on t.job_no = a.job
-        join outdial.jobs j on j.job_no = a.job and j.job_no = any (p_job)
+        join outdial.jobs j on j.job_no = a.job and j.job_no = any (p_job) and j.job_no between v_lo and v_hi
         join outdial.recipients k on k.phone = substr(j.phone, 2)::bigint and k.scope = a.recipient
              and k.phone = any (array(select substr(c, 2)::bigint from unnest(v_callees) c))
         where v_recipients
@@ -257,6 +260,7 @@ begin
         left join outdial.limits x on x.kind = 1 and x.key = a.account and x.key = any (p_account)
         left join outdial.accounts acc on acc.name = a.account and acc.name = any (p_account)
         left join outdial.jobs sj on a.sticky_model is not null and sj.job_no = a.job and sj.job_no = any (case when v_sticky then p_job end)
+             and sj.job_no between v_lo and v_hi
         left join outdial.sticky s on s.model_id = a.sticky_model and s.brand = a.sticky_brand and s.phone = sj.phone
              and s.phone = any (v_callees)
         left join called k on k.ord = a.ord
@@ -358,20 +362,20 @@ begin
     left join by_campaign bc using (ord)
     left join by_account ba using (ord)
     left join granted g on g.job = c.job
-    left join outdial.jobs j on j.job_no = g.job and j.job_no = any (p_job)
+    left join outdial.jobs j on j.job_no = g.job and j.job_no = any (p_job) and j.job_no between v_lo and v_hi
     order by c.ord;
 
     if v_sticky then
         -- Claims of jobs that got no slot are given back, so that nobody sticks to a full number while another is free.
         delete from outdial.sticky s
         using unnest(p_sticky_model, p_sticky_brand, p_job) a(model, brand, job)
-        join outdial.jobs j on j.job_no = a.job and j.job_no = any (p_job)
+        join outdial.jobs j on j.job_no = a.job and j.job_no = any (p_job) and j.job_no between v_lo and v_hi
         where s.phone = any (v_callees) and s.model_id = a.model and s.brand = a.brand and s.phone = j.phone and s.job_no = a.job and s.until = v_until
           and not exists (select 1 from outdial.reservations r where r.job_no = a.job and r.job_no = any (p_job));
         update outdial.sticky s set until = v_until
         from unnest(p_sticky_model, p_sticky_brand, p_number, p_job) a(model, brand, number, job)
         join outdial.reservations r on r.job_no = a.job and r.job_no = any (p_job) and r.worker_no + 0 = p_worker
-        join outdial.jobs j on j.job_no = a.job and j.job_no = any (p_job)
+        join outdial.jobs j on j.job_no = a.job and j.job_no = any (p_job) and j.job_no between v_lo and v_hi
         where s.phone = any (v_callees) and s.model_id = a.model and s.brand = a.brand and s.phone = j.phone and s.number = a.number;
     end if;
 end $$;
@@ -477,6 +481,8 @@ create function outdial.authorise(
 #variable_conflict use_column
 declare
     v_now timestamptz;
+    v_lo bigint := (select min(j) from unnest(p_job) j);
+    v_hi bigint := (select max(j) from unnest(p_job) j);
     v_stop text;
     v_version bigint;
     v_prefixes boolean;
@@ -521,7 +527,10 @@ begin
                    from outdial.grants g where g.thing_no = m.thing_no and g.ordinal = m.mine - m.per_day))
               + p_slack > m.slot
     ), judged as materialized (
-        select a.*, h.class_no, h.rank, h.expires_at, h.campaign_id, h.account, h.number, h.number_thing, h.campaign_thing,
+        select a.job, a.attempt, a.model, a.brand, a.region, a.rule,
+               -- What it waited for last.
+               case when j.reason is null then a.decision else a.decision || jsonb_build_object('waited', j.reason) end as decision,
+               h.class_no, h.rank, h.expires_at, h.campaign_id, h.account, h.number, h.number_thing, h.campaign_thing,
                h.account_thing, h.slot, h.routing_version, h.recipient,
                case when h.job_no is null then 'gone'
                     when v_stop is not null then v_stop
@@ -543,7 +552,7 @@ begin
         from unnest(p_job, p_slot, p_attempt, p_model, p_brand, p_region, p_rule, p_decision, p_window_until)
              a(job, asked, attempt, model, brand, region, rule, decision, window_until)
         left join held h on h.job_no = a.job and h.slot = a.asked
-        left join outdial.jobs j on j.job_no = h.job_no and j.job_no = any (p_job)
+        left join outdial.jobs j on j.job_no = h.job_no and j.job_no = any (p_job) and j.job_no between v_lo and v_hi
         left join outdial.campaigns c on c.campaign_id = h.campaign_id and c.campaign_id = any (array(select campaign_id from held))
         left join outdial.accounts acc on acc.name = h.account and acc.name = any (array(select account from held))
         left join outdial.agents ag on ag.model_id = a.model and ag.model_id = any (p_model)
@@ -552,7 +561,7 @@ begin
         left join outdial.numbers n on n.number = h.number and n.number = any (array(select number from held))
     ), dialing as (
         update outdial.jobs j set state = 'dialing', reason = null, due_at = null, attempts = j.attempts + 1
-        where j.job_no = any (array(select job from judged where verdict is null))
+        where j.job_no = any (array(select job from judged where verdict is null)) and j.job_no between v_lo and v_hi
         returning j.job_no, j.attempts, j.phone
     ), gone as (
         delete from outdial.reservations r where r.job_no = any (array(select job from judged where verdict is null))
@@ -572,6 +581,60 @@ begin
     select a.job, d.attempts, a.verdict from judged a left join dialing d on d.job_no = a.job;
 end $$;
 
+-- Slots, and leave at once for those that begin within p_soon after p_lead: it would be asked for as soon as the answer is
+-- heard. Parameters and answer are those of `reserve` and `authorise`; of a job that leave was asked for, either attempt_no or
+-- verdict is set, and where it is the verdict its reservation still stands.
+-- p_asking: the worker's how-manieth; `call_off` sees to it that one whose answer got lost comes to nothing more.
+create function outdial.dispatch(
+    p_worker bigint, p_asking bigint, p_version bigint, p_lead interval, p_horizon interval, p_slack interval, p_soon interval,
+    p_job bigint[], p_campaign text[], p_account text[], p_number text[],
+    p_sticky_model text[], p_sticky_brand text[], p_sticky_was text[],
+    p_recipient text[], p_cap_place int[], p_cap_calls int[], p_cap_seconds int[],
+    p_attempt uuid[], p_model text[], p_brand text[], p_region text[], p_rule text[], p_decision jsonb[], p_window_until timestamptz[],
+    p_dry_run boolean
+) returns table (
+    job_no bigint, slot timestamptz, refused text, next_at timestamptz,
+    job_id text, phone text, name text, content jsonb, traceparent text, waited text, received_at timestamptz,
+    said timestamptz, attempt_no smallint, verdict text
+) language plpgsql as $$
+#variable_conflict use_column
+begin
+    -- Before the limits' locks, as everywhere.
+    perform outdial.go_lock();
+    perform 1 from outdial.workers w where w.worker_no = p_worker and w.called_off < p_asking for key share;
+    if not found then
+        return query select j, null::timestamptz, 'stale', null::timestamptz, null::text, null::text, null::text, null::jsonb, null::text,
+                            null::text, null::timestamptz, clock_timestamp(), null::smallint, null::text from unnest(p_job) j;
+        return;
+    end if;
+    return query
+    with got as materialized (
+        select * from outdial.reserve(p_worker, p_version, p_lead, p_horizon, p_slack, p_job, p_campaign, p_account, p_number,
+                                      p_sticky_model, p_sticky_brand, p_sticky_was, p_recipient, p_cap_place, p_cap_calls, p_cap_seconds)
+    ), soon as materialized (
+        select array_agg(g.job_no) job, array_agg(g.slot) slot, array_agg(a.attempt) attempt, array_agg(a.model) model,
+               array_agg(a.brand) brand, array_agg(a.region) region, array_agg(a.rule) rule, array_agg(a.decision) decision,
+               array_agg(a.window_until) window_until
+        from unnest(p_job, p_attempt, p_model, p_brand, p_region, p_rule, p_decision, p_window_until)
+             a(job, attempt, model, brand, region, rule, decision, window_until)
+        join got g on g.job_no = a.job
+        where g.slot <= g.said + p_lead + p_soon
+    ), left_for as materialized (
+        select v.* from soon cross join lateral outdial.authorise(
+            p_worker, p_slack, soon.job, soon.slot, soon.attempt, soon.model, soon.brand, soon.region, soon.rule, soon.decision,
+            soon.window_until, p_dry_run) v
+        where soon.job is not null
+    )
+    select g.*, l.attempt_no, l.verdict from got g left join left_for l on l.job_no = g.job_no;
+end $$;
+
+-- Waits for a worker's askings up to this one that are still under way, and lets none that comes later do anything.
+create function outdial.call_off(p_worker bigint, p_asking bigint) returns void language plpgsql as $$
+begin
+    perform 1 from outdial.workers w where w.worker_no = p_worker for update;
+    update outdial.workers w set called_off = greatest(w.called_off, p_asking) where w.worker_no = p_worker;
+end $$;
+
 -- What became of POSTs. Outcomes: placed; unknown; refused (the provider will not place it); retry (known not placed,
 -- the job waits until p_ready); unsent (authorised, but no byte was sent: the attempt is taken back).
 -- Signals, of the account: ok (it answered), busy (429), unknown or unreachable, null (says nothing).
@@ -586,6 +649,8 @@ create function outdial.settle(
 #variable_conflict use_column
 declare
     v_now timestamptz;
+    v_lo bigint;
+    v_hi bigint;
     v_things int[];
     v_mend_thing int[];
     v_mend_slot timestamptz[];
@@ -598,12 +663,12 @@ declare
     v_slot timestamptz[];
     v_moved timestamptz[];
 begin
-    select array_agg(distinct t) into v_things
+    select array_agg(distinct v.t), min(l.job_no), max(l.job_no) into v_things, v_lo, v_hi
     from unnest(p_attempt, p_outcome, p_arrived) o(attempt, outcome, arrived)
     join outdial.live l on l.attempt_id = o.attempt and l.attempt_id = any (p_attempt)
-    cross join lateral (values (l.number_thing), (l.campaign_thing), (l.account_thing)) v(t)
     -- An unknown one may be in review by the time that its row is locked.
-    where (o.outcome in ('retry', 'refused', 'unsent') or o.arrived is not null or l.state in ('unknown', 'review')) and t is not null;
+    left join lateral (values (l.number_thing), (l.campaign_thing), (l.account_thing)) v(t)
+         on (o.outcome in ('retry', 'refused', 'unsent') or o.arrived is not null or l.state in ('unknown', 'review')) and v.t is not null;
     if v_things is not null then
         perform 1 from outdial.limits l where l.thing_no = any (v_things) order by l.thing_no for update;
     end if;
@@ -611,7 +676,7 @@ begin
     from unnest(p_attempt, p_outcome, p_arrived) o(attempt, outcome, arrived)
     join outdial.live l on l.attempt_id = o.attempt and l.attempt_id = any (p_attempt)
     join outdial.jobs j on j.job_no = l.job_no and j.job_no = any (array(
-         select l.job_no from outdial.live l where l.attempt_id = any (p_attempt) and l.recipient is not null))
+         select l.job_no from outdial.live l where l.attempt_id = any (p_attempt) and l.recipient is not null)) and j.job_no between v_lo and v_hi
     where (o.outcome in ('unsent', 'retry', 'refused') or o.arrived is not null) and l.recipient is not null;
     if v_phone is not null then perform outdial.lock_recipients(v_phone, v_scope, false); end if;
     v_now := clock_timestamp();
@@ -627,11 +692,10 @@ begin
                    where o.job_no = l.job_no and o.attempt_no <> l.attempt_no and o.state in ('placed', 'ended')
                      and o.learned_at > l.slot - interval '2 seconds' having count(*) > 0) end as rung
         from outdial.live l join said s on s.attempt = l.attempt_id and l.attempt_id = any (p_attempt)
-        -- `placed` already: the provider was heard elsewhere first; only what is missing is added.
-        where l.state = 'submitting' or (l.state in ('unknown', 'review') and s.outcome <> 'unknown')
+        where (l.state = 'submitting' or (l.state in ('unknown', 'review') and s.outcome <> 'unknown'))
+          -- One that has come to life since is none of these.
+          and l.job_no between v_lo and v_hi
         order by l.job_no for update of l
-    ), missed as materialized (
-        select s.* from said s where not exists (select 1 from mine m where m.attempt_id = s.attempt)
     ), tried as (
         update outdial.attempts a set
             state = case m.outcome when 'placed' then 'placed' when 'unknown' then 'unknown' else 'not_placed' end,
@@ -640,12 +704,8 @@ begin
             reason = m.reason,
             -- A look-up tells later that it was.
             placed_at = case when m.outcome = 'placed' then case m.state when 'submitting' then v_now else a.submitted_at end end
-        from mine m where a.job_no = m.job_no and a.attempt_no = m.attempt_no and a.job_no = any (array(select job_no from mine))
+        from mine m where a.job_no = m.job_no and a.attempt_no = m.attempt_no and a.job_no = any (array(select job_no from mine)) and a.job_no between v_lo and v_hi
         returning a.job_no, a.attempt_no, a.call_id, a.from_phone_number
-    ), merged as (
-        update outdial.attempts a set call_id = coalesce(a.call_id, s.call_id), http_status = coalesce(a.http_status, s.http_status)
-        from missed s where a.attempt_id = s.attempt and a.attempt_id = any (array(select attempt from missed))
-          and s.outcome = 'placed' and (a.call_id is null or a.http_status is null) and a.state not in ('not_placed', 'closed')
     ), jobs as (
         update outdial.jobs j set
             state = coalesce(m.rung, case m.outcome when 'placed' then 'placed' when 'unknown' then 'dialing' when 'refused' then 'refused' else 'waiting' end),
@@ -659,7 +719,7 @@ begin
             placed = j.placed + (m.outcome = 'placed')::int, attempts = j.attempts - (m.outcome = 'unsent')::int,
             finished_at = case when coalesce(m.rung, m.outcome) in ('refused', 'done') then v_now end,
             event_seq = j.event_seq + 1
-        from mine m where j.job_no = m.job_no and j.job_no = any (array(select job_no from mine))
+        from mine m where j.job_no = m.job_no and j.job_no = any (array(select job_no from mine)) and j.job_no between v_lo and v_hi
         returning j.job_no, j.job_id, j.event_seq, j.reason, j.due_at, j.metadata, j.traceparent
     ), listed as (
         insert into outdial.work (job_no, class_no, rank, ready_at, expires_at)
@@ -675,7 +735,7 @@ begin
         -- Who was not rung has not been called.
         select substr(t.phone, 2)::bigint phone, m.recipient, coalesce(m.called_at, m.slot) slot,
                case when m.outcome in ('placed', 'unknown') then m.arrived - p_slack end as moved
-        from mine m join outdial.jobs t on t.job_no = m.job_no and t.job_no = any (array(select job_no from mine where recipient is not null))
+        from mine m join outdial.jobs t on t.job_no = m.job_no and t.job_no = any (array(select job_no from mine where recipient is not null)) and t.job_no between v_lo and v_hi
         where m.recipient is not null and (m.outcome not in ('placed', 'unknown') or m.arrived > m.slot + p_slack)
     ), things as (
         select v.t thing_no, m.slot, m.outcome, m.arrived, m.state = 'review' as in_review from mine m
@@ -709,8 +769,13 @@ begin
     end if;
     if v_phone is not null then perform outdial.mend_slots(v_phone, v_scope, v_slot, v_moved); end if;
 
-    -- A worker's own answer that comes after the attempt was given up: it was placed all the same.
     if coalesce(cardinality(v_mine), 0) < cardinality(p_attempt) then
+        -- The provider was heard elsewhere first: only what is missing is added.
+        update outdial.attempts a set call_id = coalesce(a.call_id, o.call_id), http_status = coalesce(a.http_status, o.http_status)
+        from unnest(p_attempt, p_outcome, p_call_id, p_http_status) o(attempt, outcome, call_id, http_status)
+        where a.attempt_id = o.attempt and a.attempt_id = any (p_attempt) and o.attempt <> all (coalesce(v_mine, '{}'))
+          and o.outcome = 'placed' and (a.call_id is null or a.http_status is null) and a.state not in ('not_placed', 'closed');
+        -- A worker's own answer that comes after the attempt was given up: it was placed all the same.
         perform outdial.placed_after_all(a.account, array_agg(o.attempt), array_agg(o.call_id), p_events)
         from unnest(p_attempt, p_outcome, p_call_id) o(attempt, outcome, call_id)
         join outdial.attempts a on a.attempt_id = o.attempt and a.attempt_id = any (p_attempt)
@@ -743,9 +808,11 @@ begin
     where a.name = p.account and a.name = any (v_account) and (p.busy or p.unknown > 0 or (p.answered and a.unknown_in_a_row > 0) or (p.ok and a.busy_in_a_row > 0));
 
     -- What was never sent was never tried.
-    delete from outdial.attempts a
-    where a.attempt_id = any (array(select attempt from unnest(p_attempt, p_outcome) o(attempt, outcome) where o.outcome = 'unsent'))
-      and a.state = 'not_placed';
+    if 'unsent' = any (p_outcome) then
+        delete from outdial.attempts a
+        where a.attempt_id = any (array(select attempt from unnest(p_attempt, p_outcome) o(attempt, outcome) where o.outcome = 'unsent'))
+          and a.state = 'not_placed';
+    end if;
 
     return query
     with last as (
@@ -815,10 +882,12 @@ create function outdial.finish(
 ) returns uuid[] language plpgsql as $$
 declare
     v_now timestamptz;
+    v_lo bigint;
+    v_hi bigint;
     v_things int[];
     v_news uuid[];
 begin
-    select array_agg(distinct t) into v_things
+    select array_agg(distinct t), min(l.job_no), max(l.job_no) into v_things, v_lo, v_hi
     from outdial.live l cross join lateral (values (l.number_thing), (l.campaign_thing), (l.account_thing)) v(t)
     where l.attempt_id = any (p_attempt) and t is not null;
     if v_things is null then
@@ -835,7 +904,7 @@ begin
             o(attempt, said_call_id, disposition, reason, provider_status, end_reason, error, from_reported, ended_at, duration_s, recording_url)
     ), mine as materialized (
         select l.*, s.* from outdial.live l join said s on s.attempt = l.attempt_id and l.attempt_id = any (p_attempt)
-        where s.said_call_id is null or s.said_call_id = l.call_id order by l.job_no for update of l
+        where (s.said_call_id is null or s.said_call_id = l.call_id) and l.job_no between v_lo and v_hi order by l.job_no for update of l
     ), over as (
         delete from outdial.live l where l.attempt_id = any (array(select attempt_id from mine))
     ), tried as (
@@ -851,7 +920,7 @@ begin
                                       then m.from_reported = a.from_phone_number end,
             placed_at = coalesce(a.placed_at, v_now), ended_at = coalesce(m.ended_at, v_now),
             duration_s = m.duration_s
-        from mine m where a.job_no = m.job_no and a.attempt_no = m.attempt_no and a.job_no = any (array(select job_no from mine))
+        from mine m where a.job_no = m.job_no and a.attempt_no = m.attempt_no and a.job_no = any (array(select job_no from mine)) and a.job_no between v_lo and v_hi
         returning a.job_no, a.attempt_id, a.attempt_no, a.call_id, a.from_phone_number, a.from_phone_number_reported, a.disposition,
                   a.caller_id_verified, a.duration_s, a.campaign_id
     ), mistaken as (
@@ -867,11 +936,11 @@ begin
                (array_agg(m.disposition order by m.attempt_no desc))[1] as disposition,
                array_agg(m.attempt_id) as attempts, array_agg(m.disposition) as dispositions,
                min(m.class_no) as class_no, min(m.rank) as rank, min(m.expires_at) as expires_at
-        from mine m join outdial.jobs jj on jj.job_no = m.job_no and jj.job_no = any (array(select job_no from mine)) group by m.job_no
+        from mine m join outdial.jobs jj on jj.job_no = m.job_no and jj.job_no = any (array(select job_no from mine)) and jj.job_no between v_lo and v_hi group by m.job_no
     ), judged as materialized (
         -- The policy's next try, unless it would be too late.
         select s.*, case when s.over and p.again < s.expires_at then p.again end as again
-        from sums s join outdial.jobs jj on jj.job_no = s.job_no and jj.job_no = any (array(select job_no from mine))
+        from sums s join outdial.jobs jj on jj.job_no = s.job_no and jj.job_no = any (array(select job_no from mine)) and jj.job_no between v_lo and v_hi
         left join lateral (
             select v_now + make_interval(secs => (c.retry -> 'on' ->> s.disposition)::int) as again
             from outdial.campaigns c
@@ -889,7 +958,7 @@ begin
             due_at = case when o.over then o.again else j.due_at end,
             finished_at = case when o.over and o.again is null then v_now else j.finished_at end,
             event_seq = j.event_seq + 2 * o.n + 1, placed = j.placed + o.unheard
-        from judged o where j.job_no = o.job_no and j.job_no = any (array(select job_no from mine))
+        from judged o where j.job_no = o.job_no and j.job_no = any (array(select job_no from mine)) and j.job_no between v_lo and v_hi
         returning j.job_no, j.job_id, j.event_seq, j.reason, j.due_at, j.metadata, j.traceparent, o.over, o.again
     ), listed as (
         insert into outdial.work (job_no, class_no, rank, ready_at, expires_at)
@@ -935,7 +1004,8 @@ begin
     v_due := array(select job_no from outdial.work where ready_at <= statement_timestamp()
                    order by ready_at limit p_limit for update skip locked);
     update outdial.work set ready_at = null, windowed = false where job_no = any (v_due);
-    update outdial.jobs set reason = 'queued', due_at = null where job_no = any (v_due);
+    update outdial.jobs set reason = 'queued', due_at = null
+    where job_no = any (v_due) and job_no between (select min(d) from unnest(v_due) d) and (select max(d) from unnest(v_due) d);
     return cardinality(v_due);
 end $$;
 
@@ -1050,8 +1120,25 @@ begin
     v_due := array(select w.job_no from outdial.work w where w.windowed and w.job_no > p_after
                    order by w.job_no limit p_limit for update skip locked);
     update outdial.work w set ready_at = null, windowed = false where w.job_no = any (v_due);
-    update outdial.jobs j set reason = 'queued', due_at = null where j.job_no = any (v_due);
+    update outdial.jobs j set reason = 'queued', due_at = null
+    where j.job_no = any (v_due) and j.job_no between v_due[1] and v_due[cardinality(v_due)];
     return query select case when cardinality(v_due) = p_limit then v_due[p_limit] end, cardinality(v_due);
+end $$;
+
+-- The first ready job of every class that has one: an index probe a class, however many jobs it has.
+create function outdial.heads() returns table (class_no int, rank smallint, job_no bigint) language plpgsql stable
+set enable_seqscan = off set enable_bitmapscan = off set enable_sort = off as $$
+#variable_conflict use_column
+begin
+    return query
+    with recursive head as (
+        (select w.class_no, w.rank, w.job_no from outdial.work w where w.ready_at is null
+         order by w.class_no, w.rank, w.job_no limit 1)
+        union all
+        select n.* from head h cross join lateral (
+            select w.class_no, w.rank, w.job_no from outdial.work w
+            where w.ready_at is null and w.class_no > h.class_no order by w.class_no, w.rank, w.job_no limit 1) n
+    ) select * from head;
 end $$;
 
 -- What dispatch says of classes: why their jobs wait, and until when as far as that is known.
@@ -1202,6 +1289,7 @@ end $$;
 create function outdial.take_over(p_lease interval, p_events text[]) returns table (released int, unknown int)
 language plpgsql as $$
 declare
+    v_now timestamptz;
     v_released int;
     v_attempts uuid[];
     v_n int;
@@ -1210,7 +1298,14 @@ begin
         return query select 0, 0;
         return;
     end if;
-    perform outdial.mend_future(p_lease, 1000);
+    -- Searching all that is under way is for a clock that went back since it was last looked at. One that goes back once more
+    -- meanwhile is seen to at the next call.
+    v_now := clock_timestamp();
+    if not exists (select 1 from outdial.clock c where c.seen > v_now) then
+        update outdial.clock c set seen = v_now where c.seen < v_now;
+    elsif outdial.mend_future(p_lease, 1000) < 1000 then
+        update outdial.clock c set seen = v_now;
+    end if;
     update outdial.workers w set ended_at = clock_timestamp() where w.ended_at is null and w.lease_until < clock_timestamp();
     v_released := outdial.release(null, array(
         select r.job_no from outdial.reservations r join outdial.workers w using (worker_no)

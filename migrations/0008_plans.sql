@@ -10,7 +10,7 @@ declare
     f regprocedure;
 begin
     for f in select oid::regprocedure from pg_proc where pronamespace = 'outdial'::regnamespace
-             and proname in ('accept', 'reserve', 'authorise', 'settle', 'finish') loop
+             and proname in ('accept', 'reserve', 'authorise', 'dispatch', 'settle', 'finish') loop
         execute format('alter function %s set enable_nestloop = off set enable_seqscan = off set enable_bitmapscan = off
                         set plan_cache_mode = force_generic_plan set jit = off', f);
     end loop;

@@ -1,6 +1,7 @@
 //! Whose turn it is: campaigns of one account go round by weight (stride scheduling), so that a small campaign beside a
 //! huge one gets its share at once.
 
+use std::cmp::Ordering;
 use std::collections::HashMap;
 
 use super::ids::{AccountName, CampaignId};
@@ -11,18 +12,47 @@ const KEPT_MAX: usize = 10_000;
 /// How far each campaign has come, in calls divided by weight.
 #[derive(Debug, Default)]
 pub struct Turns {
-    accounts: HashMap<AccountName, HashMap<CampaignId, Turn>>,
+    accounts: HashMap<AccountName, HashMap<CampaignId, Place>>,
     taken: u64,
 }
 
 #[derive(Debug)]
-struct Turn {
+struct Place {
     come: f64,
     /// What one call costs: 1 / weight.
     stride: f64,
     /// The last one it took, counted over all.
     last: u64,
 }
+
+/// How far a campaign has come; the smallest goes next, of equals the one whose last turn was longest ago.
+#[derive(Debug, Clone)]
+pub struct Turn {
+    come: f64,
+    last: u64,
+    campaign: CampaignId,
+}
+
+impl Ord for Turn {
+    fn cmp(&self, other: &Self) -> Ordering {
+        let (a, b) = (self, other);
+        a.come.total_cmp(&b.come).then(a.last.cmp(&b.last)).then_with(|| a.campaign.cmp(&b.campaign))
+    }
+}
+
+impl PartialOrd for Turn {
+    fn partial_cmp(&self, other: &Self) -> Option<Ordering> {
+        Some(self.cmp(other))
+    }
+}
+
+impl PartialEq for Turn {
+    fn eq(&self, other: &Self) -> bool {
+        self.cmp(other).is_eq()
+    }
+}
+
+impl Eq for Turn {}
 
 impl Turns {
     /// Those who have something to dial now, and their weights.
@@ -45,7 +75,7 @@ impl Turns {
             let behind = known.map(|turn| turn.come).fold(f64::INFINITY, f64::min);
             let behind = if behind.is_finite() { behind } else { 0.0 };
             for (campaign, stride) in campaigns {
-                let newcomer = Turn { come: f64::INFINITY, stride, last: 0 };
+                let newcomer = Place { come: f64::INFINITY, stride, last: 0 };
                 let turn = turns.entry(campaign.clone()).or_insert(newcomer);
                 turn.stride = stride;
                 turn.come = turn.come.min(behind + stride);
@@ -53,10 +83,11 @@ impl Turns {
         }
     }
 
-    /// How far a campaign has come, and when it last had a turn; the smallest goes next.
-    pub fn of(&self, account: &AccountName, campaign: &CampaignId) -> (f64, u64) {
-        let turn = self.accounts.get(account).and_then(|turns| turns.get(campaign));
-        turn.map_or((0.0, 0), |turn| (turn.come, turn.last))
+    /// Whose turn it is among campaigns of one account.
+    pub fn of(&self, account: &AccountName, campaign: &CampaignId) -> Turn {
+        let place = self.accounts.get(account).and_then(|places| places.get(campaign));
+        let (come, last) = place.map_or((0.0, 0), |place| (place.come, place.last));
+        Turn { come, last, campaign: campaign.clone() }
     }
 
     /// It had a turn.
@@ -76,7 +107,7 @@ impl Turns {
         }
     }
 
-    fn turn(&mut self, account: &AccountName, campaign: &CampaignId) -> Option<&mut Turn> {
+    fn turn(&mut self, account: &AccountName, campaign: &CampaignId) -> Option<&mut Place> {
         self.accounts.get_mut(account)?.get_mut(campaign)
     }
 }
@@ -104,8 +135,7 @@ mod tests {
             let mut got = HashMap::new();
             for _ in 0..room {
                 let turn = |id: &CampaignId| self.turns.of(&self.account, id);
-                let next =
-                    ids.iter().min_by(|a, b| turn(&a.0).partial_cmp(&turn(&b.0)).unwrap()).unwrap().0.clone();
+                let next = ids.iter().min_by_key(|(id, _)| turn(id)).unwrap().0.clone();
                 self.turns.took(&self.account, &next);
                 *got.entry(next.to_string()).or_default() += 1;
             }
@@ -172,6 +202,6 @@ mod tests {
         field.pass(&[("a", 1), ("b", 1)], 0);
         field.turns.took(&account, &a);
         field.turns.gave_back(&account, &a);
-        assert!((field.turns.of(&account, &a).0 - 1.0).abs() < 1e-9);
+        assert!((field.turns.of(&account, &a).come - 1.0).abs() < 1e-9);
     }
 }

@@ -10,7 +10,10 @@ use std::time::Duration;
 const WINDOW_MIN: f64 = 16.0;
 /// Slots are never asked for further ahead than this.
 const LEAD_MAX: Duration = Duration::from_millis(400);
-const LEAD_MIN: Duration = Duration::from_millis(15);
+/// What leave is taken to need before any was asked for: the first statements of a connection are planned.
+const LEAVE_AT_FIRST: Duration = Duration::from_millis(80);
+/// Of the slack, the part that leave may use up: a slot may begin that much before its leave has come.
+const SLACK_SHARE: u32 = 4;
 /// Of a missed slot others of the same burst say nothing new.
 const SHRINK_EVERY: Duration = Duration::from_millis(150);
 
@@ -19,15 +22,16 @@ const SHRINK_EVERY: Duration = Duration::from_millis(150);
 pub struct Flow {
     window: f64,
     window_max: f64,
+    slack: Duration,
     leave: Duration,
     shrunk_at: Option<Duration>,
 }
 
 impl Flow {
     /// `window_max`: the most that may ever be between slot and POST.
-    pub fn new(window_max: usize) -> Self {
+    pub fn new(window_max: usize, slack: Duration) -> Self {
         let window_max = (window_max as f64).max(WINDOW_MIN);
-        Self { window: window_max.min(64.0), window_max, leave: LEAD_MIN, shrunk_at: None }
+        Self { window: window_max.min(64.0), window_max, slack, leave: LEAVE_AT_FIRST, shrunk_at: None }
     }
 
     /// How many calls may be between slot and POST.
@@ -37,7 +41,7 @@ impl Flow {
 
     /// How far ahead a slot has to be for leave to come in time.
     pub fn lead(&self) -> Duration {
-        (self.leave * 3 / 2).clamp(LEAD_MIN, LEAD_MAX)
+        (self.leave * 3 / 2).saturating_sub(self.slack / SLACK_SHARE).min(LEAD_MAX)
     }
 
     /// Leave was asked for and came. What took long counts at once, what was fast only slowly.
@@ -69,7 +73,7 @@ mod tests {
 
     #[test]
     fn a_burst_of_missed_slots_shrinks_the_window_once() {
-        let mut flow = Flow::new(256);
+        let mut flow = Flow::new(256, ms(100));
         (0..50).for_each(|i| flow.missed(ms(1_000 + i)));
         assert_eq!(flow.window(), 38);
         (0..50).for_each(|i| flow.missed(ms(2_000 + 200 * i)));
@@ -78,7 +82,7 @@ mod tests {
 
     #[test]
     fn it_grows_to_its_most_while_slots_are_met() {
-        let mut flow = Flow::new(256);
+        let mut flow = Flow::new(256, ms(100));
         flow.missed(ms(0));
         (0..100_000).for_each(|_| flow.met());
         assert_eq!(flow.window(), 256);
@@ -86,13 +90,14 @@ mod tests {
 
     #[test]
     fn slow_leave_counts_at_once_and_is_forgotten_slowly() {
-        let mut flow = Flow::new(256);
+        let mut flow = Flow::new(256, ms(100));
         flow.leave_took(ms(100));
-        assert_eq!(flow.lead(), ms(150));
+        assert_eq!(flow.lead(), ms(125));
         flow.leave_took(ms(4));
-        assert!(flow.lead() > ms(130));
+        assert!(flow.lead() > ms(105));
+        // What is so fast is within the slack.
         (0..200).for_each(|_| flow.leave_took(ms(4)));
-        assert_eq!(flow.lead(), ms(15));
+        assert_eq!(flow.lead(), ms(0));
         flow.leave_took(ms(5_000));
         assert_eq!(flow.lead(), ms(400));
     }

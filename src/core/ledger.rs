@@ -90,6 +90,19 @@ pub struct StickyAsk {
     pub gives_way: Option<E164>,
 }
 
+/// What is recorded of a call that is about to be made.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Intent {
+    pub attempt: AttemptId,
+    pub model: ModelId,
+    pub brand: Option<Brand>,
+    pub region: Option<Region>,
+    pub rule: Option<String>,
+    pub decision: serde_json::Value,
+    /// The campaign's window closes then; a slot at or after it isn't used.
+    pub window_until: Option<DateTime<Utc>>,
+}
+
 /// Why a job got no slot.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum NoSlot {
@@ -130,6 +143,15 @@ pub enum SlotAnswer {
     },
 }
 
+impl SlotAnswer {
+    pub fn granted(&self) -> Option<&Reserved> {
+        match self {
+            Self::Granted(reserved) => Some(reserved),
+            Self::None { .. } => None,
+        }
+    }
+}
+
 /// A job with a slot, and what is needed to place its call.
 #[derive(Clone, PartialEq)]
 pub struct Reserved {
@@ -141,8 +163,8 @@ pub struct Reserved {
     pub name: String,
     pub content: Content,
     pub traceparent: Option<String>,
-    /// The last reason it waited for.
-    pub waited: Option<Reason>,
+    /// What was said of leave; `None`: its slot isn't yet so near that it was asked for.
+    pub leave: Option<Authorised>,
     pub received_at: DateTime<Utc>,
 }
 
@@ -162,14 +184,7 @@ pub struct Leave {
     pub job_no: JobNo,
     /// The reservation's; leave is for no other that the job may have got since.
     pub slot: DateTime<Utc>,
-    pub attempt: AttemptId,
-    pub model: ModelId,
-    pub brand: Option<Brand>,
-    pub region: Option<Region>,
-    pub rule: Option<String>,
-    pub decision: serde_json::Value,
-    /// The campaign's window closes then; a slot at or after it isn't used.
-    pub window_until: Option<DateTime<Utc>>,
+    pub intent: Intent,
 }
 
 /// The answer to [`Leave`].
@@ -212,6 +227,21 @@ pub struct Settlement {
     pub arrived_by: Option<DateTime<Utc>>,
 }
 
+impl Settlement {
+    /// Of an attempt of which not a byte was sent, should it stand in the ledger.
+    pub fn nothing_sent(attempt: AttemptId) -> Self {
+        Self {
+            attempt,
+            became: Became::Unsent { reason: Reason::Queued, ready_in: None },
+            http_status: None,
+            error: None,
+            answer: None,
+            signal: None,
+            arrived_by: None,
+        }
+    }
+}
+
 #[derive(Debug, Clone, PartialEq)]
 pub enum Became {
     Placed {
@@ -247,8 +277,10 @@ pub enum Signal {
 /// Limits of time that a reservation is made under.
 #[derive(Debug, Clone, Copy)]
 pub struct SlotTerms {
-    /// A slot is at least this far ahead: time to authorise.
+    /// A slot is at least this far ahead: time for leave to come.
     pub lead: Duration,
+    /// Leave is given at once for slots that begin at most this much later.
+    pub soon: Duration,
     /// A slot is at most this much further ahead.
     pub horizon: Duration,
     pub slack: Duration,

@@ -3,13 +3,14 @@
 //! Campaigns of an account take turns by weight; within a campaign the job with the highest priority goes first, then
 //! the one received first. A class whose numbers are all at their limit is set aside, and nobody else with it.
 
-use std::collections::{HashMap, VecDeque};
+use std::cmp::Reverse;
+use std::collections::{BinaryHeap, HashMap, VecDeque};
 use std::sync::Arc;
 
 use chrono::{DateTime, Utc};
 
 use super::decide::{Choice, NumberUse, Plan, Rankings, choose_by};
-use super::fair::Turns;
+use super::fair::{Turn, Turns};
 use super::ids::{AccountName, CampaignId, ClassNo, JobNo};
 use super::ledger::{Ask, StickyAsk, StickyKey, Waiting};
 use super::phone::E164;
@@ -106,29 +107,29 @@ pub fn pick(
     let mut picked = Picked::default();
     let mut groups = grouped(offers);
     turns.present(groups.iter().map(|g| (&g.account, &g.campaign, g.weight)));
+    let turn = |turns: &Turns, group: &Group| turns.of(&group.account, &group.campaign);
+    let mut queue: BinaryHeap<Reverse<(Turn, usize)>> =
+        groups.iter().enumerate().map(|(at, group)| Reverse((turn(turns, group), at))).collect();
+    let mut is_held = false;
     while room.capacity > 0 {
-        let next = (0..groups.len()).filter(|&i| room.has(&groups[i].account, &groups[i].campaign)).min_by(
-            |&a, &b| {
-                let turn = |i: usize| turns.of(&groups[i].account, &groups[i].campaign);
-                let ((one, last), (other, other_last)) = (turn(a), turn(b));
-                one.total_cmp(&other)
-                    .then(last.cmp(&other_last))
-                    .then_with(|| groups[a].campaign.cmp(&groups[b].campaign))
-            },
-        );
-        let Some(at) = next else { break };
-        match step(&mut groups[at], (&mut *book, &mut *rankings), sticky, draw, &mut picked) {
+        let Some(Reverse((its, at))) = queue.pop() else { break };
+        let group = &mut groups[at];
+        if !room.has(&group.account, &group.campaign) {
+            is_held = true;
+            continue;
+        }
+        match step(group, (&mut *book, &mut *rankings), sticky, draw, &mut picked) {
             Step::Picked => {
-                let group = &groups[at];
                 room.take(&group.account, &group.campaign);
                 turns.took(&group.account, &group.campaign);
+                queue.push(Reverse((turn(turns, group), at)));
             }
-            Step::SetAside => {}
-            Step::Over => drop(groups.swap_remove(at)),
+            Step::SetAside => queue.push(Reverse((its, at))),
+            Step::Over => {}
         }
     }
-    // Groups leave the list when they have nothing more to give: what is left was stopped by the room.
-    picked.more |= room.capacity == 0 && !groups.is_empty();
+    // Groups leave the queue when they have nothing more to give: what is left was stopped by the room.
+    picked.more |= room.capacity == 0 && (is_held || !queue.is_empty());
     picked
 }
 

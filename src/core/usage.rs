@@ -28,6 +28,8 @@ pub struct Used {
 struct Entry {
     limits: Limits,
     used: Used,
+    /// The last call that the reading knew.
+    read_to: Option<DateTime<Utc>>,
     /// Asked for in the pass under way.
     asked: u32,
     /// When the last of those counts as made.
@@ -82,9 +84,9 @@ impl UsageBook {
         let shut_until = before.and_then(|e| e.shut_until);
         let last_call = used.last_call.max(before.and_then(|e| e.used.last_call));
         self.latest = self.latest.max(last_call);
-        let number = used.number.clone();
+        let (number, read_to) = (used.number.clone(), used.last_call);
         let used = Used { last_call, ..used };
-        self.entries.insert(number, Entry { limits, used, asked: 0, asked_at: None, shut_until });
+        self.entries.insert(number, Entry { limits, used, read_to, asked: 0, asked_at: None, shut_until });
     }
 
     /// Drops what is no longer asked about.
@@ -137,6 +139,14 @@ impl UsageBook {
             e.used.day += 1;
             e.used.concurrent += 1;
             e.used.last_call = Some(call);
+        }
+    }
+
+    /// The same, of a slot that the last reading may have been too early for.
+    pub fn granted_since(&mut self, number: &E164, slot: DateTime<Utc>) {
+        let is_newer = |e: &Entry| e.read_to.is_none_or(|last| last < slot);
+        if self.entries.get(number).is_some_and(is_newer) {
+            self.granted(number, slot);
         }
     }
 

@@ -14,6 +14,7 @@ use std::time::Duration;
 
 use chrono::{DateTime, TimeDelta, Utc};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, watch};
+use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
 use super::ledger::{DispatchLedger, LedgerError};
@@ -22,14 +23,14 @@ use super::tenure::Tenure;
 use crate::clock;
 use crate::core::decide::{Rankings, World};
 use crate::core::fair::Turns;
-use crate::core::ids::{AccountName, CampaignId, RoutingVersion};
-use crate::core::ledger::{Reserved, SlotTerms};
+use crate::core::ids::{AccountName, AttemptId, CampaignId, JobNo, RoutingVersion};
+use crate::core::ledger::{ClassHead, Intent, Reserved, SlotTerms};
 use crate::core::phone::E164;
 use crate::core::pick::Pick;
 use crate::core::rules::Limits;
 use crate::core::states::Reason;
 use crate::core::trace::Took;
-use crate::core::usage::UsageBook;
+use crate::core::usage::{UsageBook, Used};
 use classes::Classes;
 
 /// With nothing to do, the work list is looked at this often all the same: another worker may have filled it.
@@ -40,8 +41,12 @@ const COLLIDED: Duration = Duration::from_millis(10);
 const BACK_OFF: Duration = Duration::from_millis(500);
 /// Between two looks at how many workers there are.
 const SHARE_EVERY: Duration = Duration::from_secs(2);
+/// Reading the first jobs of all classes takes at most a tenth of the time, once it takes longer than this.
+const HEADS_QUICK: Duration = Duration::from_millis(2);
 /// A reading of the numbers' use is renewed this often at least, and takes at most a twentieth of the time.
 const READ_EVERY: Duration = Duration::from_secs(1);
+/// Of a slot that begins so soon after leave can come, leave is asked for at once: it would be a moment later.
+const SOON: Duration = Duration::from_millis(20);
 /// The most slots asked for in one statement.
 pub const ASKS_MAX: usize = 256;
 
@@ -50,9 +55,8 @@ pub const ASKS_MAX: usize = 256;
 pub struct Slotted {
     pub reserved: Reserved,
     pub pick: Pick,
+    pub intent: Intent,
     pub version: RoutingVersion,
-    /// The campaign's window, where it has one, closes then.
-    pub window_until: Option<DateTime<Utc>>,
     /// Of the database's clock, when the slot was asked for.
     pub steps: u64,
     /// Asking for it.
@@ -124,11 +128,18 @@ struct State {
     campaigns_shut: HashMap<CampaignId, Shut>,
     /// At its limit, or the provider is out of reach by it.
     accounts_shut: HashMap<AccountName, Shut>,
+    /// Asked for, and no answer was heard or may be acted on: to be taken back before anything else.
+    unheard: Vec<(JobNo, AttemptId)>,
     /// The rules of the last pass.
     version: Option<RoutingVersion>,
     share: (u32, u32),
     share_read: Option<tokio::time::Instant>,
+    heads: Vec<ClassHead>,
+    heads_due: Option<tokio::time::Instant>,
     usage_due: Option<tokio::time::Instant>,
+    /// The reading of all numbers' use that is under way, and what has been granted since it began.
+    reading: JoinSet<(Result<Vec<Used>, LedgerError>, Duration)>,
+    granted: Vec<(E164, DateTime<Utc>)>,
     draws: Box<dyn FnMut() -> u64 + Send + Sync>,
 }
 
@@ -159,10 +170,15 @@ impl<L: DispatchLedger> Dispatch<L> {
             turns: Turns::default(),
             campaigns_shut: HashMap::new(),
             accounts_shut: HashMap::new(),
+            unheard: Vec::new(),
             version: None,
             share: (0, 1),
             share_read: None,
+            heads: Vec::new(),
+            heads_due: None,
             usage_due: None,
+            reading: JoinSet::new(),
+            granted: Vec::new(),
             draws,
         };
         while !stop.is_cancelled() {
@@ -182,14 +198,32 @@ impl<L: DispatchLedger> Dispatch<L> {
             tokio::select! {
                 () = stop.cancelled() => {}
                 () = self.sending.bell.notified() => {}
-                changed = self.world.changed() => if changed.is_err() { return },
+                changed = self.world.changed() => if changed.is_err() { break },
                 () = tokio::time::sleep(wait) => {}
             }
         }
+        while let Err(error) = self.take_back(&mut state).await {
+            log_pass_error(&error);
+            tokio::time::sleep(BACK_OFF).await;
+        }
+    }
+
+    /// Takes back what was asked for in vain. Refused, it is left to upkeep, which finds it overdue.
+    async fn take_back(&self, state: &mut State) -> Result<(), LedgerError> {
+        if state.unheard.is_empty() {
+            return Ok(());
+        }
+        match self.ledger.undo(self.slack, &state.unheard).await {
+            Err(error @ LedgerError::Unavailable(_)) => return Err(error),
+            Err(error @ LedgerError::Refused(_)) => log_pass_error(&error),
+            Ok(()) => {}
+        }
+        state.unheard.clear();
+        Ok(())
     }
 
     fn terms(&self) -> SlotTerms {
-        SlotTerms { lead: self.sending.lead(), horizon: self.horizon, slack: self.slack }
+        SlotTerms { lead: self.sending.lead(), soon: SOON, horizon: self.horizon, slack: self.slack }
     }
 
     /// How long until a slot at `date` is within the horizon.

@@ -7,7 +7,7 @@ use std::time::Duration;
 use chrono::{DateTime, Utc};
 
 use crate::core::decide::{Class, World};
-use crate::core::ids::{AccountName, CampaignId, ClassNo, JobNo, ModelId, RoutingVersion};
+use crate::core::ids::{AccountName, AttemptId, CampaignId, ClassNo, JobNo, ModelId, RoutingVersion};
 use crate::core::ledger::*;
 use crate::core::phone::E164;
 use crate::core::rules::Compiled;
@@ -35,14 +35,21 @@ pub trait DispatchLedger: Send + Sync + 'static {
     ) -> impl Future<Output = Answer<Vec<Waiting>>> + Send;
     fn sticky(&self, keys: &[StickyKey]) -> impl Future<Output = Answer<Vec<Option<E164>>>> + Send;
     fn used(&self, numbers: &[E164], slack: Duration) -> impl Future<Output = Answer<Vec<Used>>> + Send;
+    /// A slot for each ask, and leave at once where it is near. The i-th intent is that of the i-th ask.
     fn reserve(
         &self,
         version: RoutingVersion,
         terms: SlotTerms,
         asks: &[Ask],
+        intents: &[Intent],
     ) -> impl Future<Output = Answer<SlotAnswers>> + Send;
-    /// Gives back what a lost answer of [`DispatchLedger::reserve`] may have reserved.
-    fn unreserve(&self, jobs: &[JobNo]) -> impl Future<Output = Answer<()>> + Send;
+    /// Takes back what a lost answer of [`DispatchLedger::reserve`] may have reserved or given leave for: nothing of it
+    /// was sent.
+    fn undo(
+        &self,
+        slack: Duration,
+        unheard: &[(JobNo, AttemptId)],
+    ) -> impl Future<Output = Answer<()>> + Send;
     /// Parks what was decided under the rules of a version; nothing once others hold. Likewise below.
     fn park(&self, version: RoutingVersion, jobs: &[Park]) -> impl Future<Output = Answer<()>> + Send;
     /// Refuses or cancels up to `limit` ready jobs of a class; gives how many.

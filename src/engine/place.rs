@@ -1,7 +1,7 @@
 //! Placing: a job with a slot becomes a POST, once.
 //!
-//! Wait for the slot, get leave (the attempt is committed as `submitting`), look at the clocks once more, send, and write
-//! down what became of it. Leave and results go in group commits. What can't be written while the database is away is
+//! Leave (the attempt is committed as `submitting`) has come with the slot, or is asked for shortly before it; look at the
+//! clocks once more, send, and write down what became of it. Leave and results go in group commits. What can't be written while the database is away is
 //! kept and tried again: it is all the evidence there is.
 
 mod arrivals;
@@ -15,7 +15,6 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use chrono::{DateTime, Utc};
-use serde_json::json;
 use tokio::sync::{mpsc, watch};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
@@ -34,9 +33,9 @@ use super::sending::{Sending, Unsent};
 use super::tenure::Tenure;
 use crate::clock;
 use crate::core::call::{ATTEMPT_VARIABLE, PlaceCall};
-use crate::core::decide::{World, brief};
+use crate::core::decide::World;
 use crate::core::ids::{AccountName, AttemptId, CampaignId, JobNo, ModelId};
-use crate::core::ledger::{Authorised, Became, Leave, NoLeave, Settlement};
+use crate::core::ledger::{Authorised, Became, Leave, NoLeave, Reserved, Settlement};
 use crate::core::outcome::{NotPlaced, NotSentCause, PlaceOutcome, Sent, Verdict, judge};
 use crate::core::phone::E164;
 use crate::core::states::Reason;
@@ -186,24 +185,18 @@ impl<L: PlaceLedger, C: Caller, D: Desk, M: PlaceMeter> Desks<L, C, D, M> {
     }
 
     async fn place_in_slot(&self, job: &Slotted, unsent: Unsent) {
-        let sending = &self.parts.sending;
-        if !self.wait_for(job.reserved.slot, sending.lead()).await {
-            return self.hand_back(job, "draining").await;
-        }
-        let attempt = AttemptId(uuid::Uuid::now_v7());
+        let attempt = job.intent.attempt;
         let trail = Trail::of(job).filter(|_| self.parts.meter.traced());
-        let asked = clock::monotonic();
-        let leave = self.leave.ask(self.leave_for(job, attempt)).await;
-        sending.leave_took(asked.elapsed());
+        let leave = match job.reserved.leave {
+            Some(leave) => leave,
+            None => match self.leave_later(job).await {
+                Some(leave) => leave,
+                None => return,
+            },
+        };
         let first = match leave {
-            Ok(Ok(Authorised::Go { attempt_no })) => attempt_no == 1,
-            Ok(Ok(Authorised::No(why))) => return self.no_leave(job, why).await,
-            Ok(Err(_)) | Err(_) => {
-                // Whether it was committed, or still will be, is not known, but nothing was sent: both ends are tidied
-                // up. Without its reservation no leave can be given any more; so that goes first.
-                self.hand_back(job, "unavailable").await;
-                return self.write(nothing_sent(attempt)).await;
-            }
+            Authorised::Go { attempt_no } => attempt_no == 1,
+            Authorised::No(why) => return self.no_leave(job, why).await,
         };
         if let Some(trail) = &trail {
             self.parts.meter.span(trail.decided(job));
@@ -222,6 +215,27 @@ impl<L: PlaceLedger, C: Caller, D: Desk, M: PlaceMeter> Desks<L, C, D, M> {
         }
     }
 
+    /// Leave for a slot that was too far ahead for it when it was made. `None`: there is none, and all is tidied up.
+    async fn leave_later(&self, job: &Slotted) -> Option<Authorised> {
+        let sending = &self.parts.sending;
+        if !self.wait_for(job.reserved.slot, sending.lead()).await {
+            self.hand_back(job, "draining").await;
+            return None;
+        }
+        let Reserved { job_no, slot, .. } = job.reserved;
+        let asked = clock::monotonic();
+        let leave = self.leave.ask(Leave { job_no, slot, intent: job.intent.clone() }).await;
+        sending.leave_took(asked.elapsed());
+        if let Ok(Ok(leave)) = leave {
+            return Some(leave);
+        }
+        // Whether it was committed, or still will be, is not known, but nothing was sent: both ends are tidied up. Without
+        // its reservation no leave can be given any more; so that goes first.
+        self.hand_back(job, "unavailable").await;
+        self.write(Settlement::nothing_sent(job.intent.attempt)).await;
+        None
+    }
+
     /// Waits until `ahead` before the slot; false: stopping.
     async fn wait_for(&self, slot: DateTime<Utc>, ahead: Duration) -> bool {
         let Some(opens) = self.parts.tenure.opens(slot) else { return true };
@@ -230,22 +244,6 @@ impl<L: PlaceLedger, C: Caller, D: Desk, M: PlaceMeter> Desks<L, C, D, M> {
             biased;
             () = tokio::time::sleep_until(until) => true,
             () = self.draining.cancelled() => false,
-        }
-    }
-
-    fn leave_for(&self, job: &Slotted, attempt: AttemptId) -> Leave {
-        let plan = &job.pick.plan;
-        let source = plan.tiers.get(job.pick.tier).map(|tier| &tier.source);
-        Leave {
-            job_no: job.reserved.job_no,
-            slot: job.reserved.slot,
-            attempt,
-            model: plan.model.clone(),
-            brand: plan.brand.clone(),
-            region: job.pick.region,
-            rule: source.map(|s| s.name().to_owned()),
-            decision: decision(&self.parts.world.borrow(), job),
-            window_until: job.window_until,
         }
     }
 
@@ -434,19 +432,6 @@ impl<L: PlaceLedger, C: Caller, D: Desk, M: PlaceMeter> Desks<L, C, D, M> {
     }
 }
 
-fn nothing_sent(attempt: AttemptId) -> Settlement {
-    let became = Became::Unsent { reason: Reason::Queued, ready_in: None };
-    Settlement {
-        attempt,
-        became,
-        http_status: None,
-        error: None,
-        answer: None,
-        signal: None,
-        arrived_by: None,
-    }
-}
-
 fn call_of(job: &Slotted, attempt: AttemptId) -> PlaceCall {
     let content = job.reserved.content.clone();
     let mut custom_variables = content.custom_variables;
@@ -464,13 +449,4 @@ fn call_of(job: &Slotted, attempt: AttemptId) -> PlaceCall {
         // Whose trace isn't recorded here hands it on as it came.
         traceparent: job.reserved.traceparent.clone(),
     }
-}
-
-/// Why this number: stored with the attempt.
-fn decision(world: &World, job: &Slotted) -> serde_json::Value {
-    let mut said = brief(world, job.version, &job.pick.plan, job.pick.tier, job.pick.used);
-    if let (Some(waited), Some(said)) = (job.reserved.waited, said.as_object_mut()) {
-        said.insert("waited".to_owned(), json!(waited.as_str()));
-    }
-    said
 }

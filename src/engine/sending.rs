@@ -24,10 +24,10 @@ pub struct Sending {
 pub struct Unsent(Arc<Sending>);
 
 impl Sending {
-    /// `most`: the most calls that may be under way at once.
-    pub fn new(most: usize) -> Self {
+    /// `most`: the most calls that may be under way at once; `slack`: how long a slot lasts.
+    pub fn new(most: usize, slack: Duration) -> Self {
         Self {
-            flow: Mutex::new(Flow::new(most)),
+            flow: Mutex::new(Flow::new(most, slack)),
             unsent: AtomicUsize::new(0),
             starved: AtomicBool::new(false),
             bell: Notify::new(),

@@ -1,18 +1,23 @@
 //! The work list: what waits, who may go, and slots for it.
 
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use chrono::{DateTime, Utc};
 use sqlx::Row;
 use sqlx::postgres::PgRow;
+use sqlx::types::Json;
 
 use super::ledger::{Ledger, interval, ledger_error, unreadable};
+use super::place::no_leave;
 use crate::core::decide::Class;
-use crate::core::ids::{AccountName, Brand, CampaignId, ClassNo, JobId, JobNo, ModelId, RoutingVersion};
+use crate::core::ids::{
+    AccountName, AttemptId, Brand, CampaignId, ClassNo, JobId, JobNo, ModelId, RoutingVersion,
+};
 use crate::core::job::Content;
 use crate::core::ledger::{
-    Ask, Cap, ClassEnd, ClassHead, ClassStatus, NoSlot, Park, ParkedUntil, Reserved, SlotAnswer, SlotAnswers,
-    SlotTerms, StickyKey, Waiting,
+    Ask, Authorised, Cap, ClassEnd, ClassHead, ClassStatus, Intent, NoSlot, Park, ParkedUntil, Reserved,
+    Settlement, SlotAnswer, SlotAnswers, SlotTerms, StickyKey, Waiting,
 };
 use crate::core::phone::E164;
 use crate::core::states::Reason;
@@ -28,20 +33,10 @@ const USED_MAX: usize = 500;
 
 impl DispatchLedger for Ledger {
     async fn heads(&self) -> Answer<Vec<ClassHead>> {
-        // One index probe a class, however many jobs it has.
-        let rows = sqlx::query(
-            "with recursive head as (
-                (select class_no, rank, job_no from outdial.work where ready_at is null
-                 order by class_no, rank, job_no limit 1)
-                union all
-                select n.* from head h cross join lateral (
-                    select class_no, rank, job_no from outdial.work
-                    where ready_at is null and class_no > h.class_no order by class_no, rank, job_no limit 1) n
-             ) select class_no, rank, job_no from head",
-        )
-        .fetch_all(&self.pool)
-        .await
-        .map_err(ledger_error)?;
+        let rows = sqlx::query("select class_no, rank, job_no from outdial.heads()")
+            .fetch_all(&self.pool)
+            .await
+            .map_err(ledger_error)?;
         Ok(rows
             .iter()
             .map(|row| ClassHead {
@@ -164,7 +159,13 @@ impl DispatchLedger for Ledger {
         Ok(all)
     }
 
-    async fn reserve(&self, version: RoutingVersion, terms: SlotTerms, asks: &[Ask]) -> Answer<SlotAnswers> {
+    async fn reserve(
+        &self,
+        version: RoutingVersion,
+        terms: SlotTerms,
+        asks: &[Ask],
+        intents: &[Intent],
+    ) -> Answer<SlotAnswers> {
         let jobs: Vec<i64> = asks.iter().map(|a| a.job_no.0).collect();
         let campaigns: Vec<&str> = asks.iter().map(|a| a.campaign.as_str()).collect();
         let accounts: Vec<&str> = asks.iter().map(|a| a.account.as_str()).collect();
@@ -185,14 +186,17 @@ impl DispatchLedger for Ledger {
             .collect();
         let number = |n: u32| i32::try_from(n).unwrap_or(i32::MAX);
         let rows = sqlx::query(
-            "select job_no, slot, refused, next_at, job_id, phone, name, content, traceparent, waited, received_at, said
-             from outdial.reserve($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16)",
+            "select job_no, slot, refused, next_at, job_id, phone, name, content, traceparent, received_at, said, attempt_no, verdict
+             from outdial.dispatch($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, $17, $18, $19, $20,
+                                   $21, $22, $23, $24, $25, $26)",
         )
         .bind(self.worker_no())
+        .bind(self.askings.fetch_add(1, Ordering::AcqRel) + 1)
         .bind(version.0)
         .bind(interval(terms.lead))
         .bind(interval(terms.horizon))
         .bind(interval(terms.slack))
+        .bind(interval(terms.soon))
         .bind(jobs)
         .bind(campaigns)
         .bind(accounts)
@@ -204,16 +208,40 @@ impl DispatchLedger for Ledger {
         .bind(caps.iter().map(|(place, _)| *place).collect::<Vec<i32>>())
         .bind(caps.iter().map(|(_, cap)| number(cap.calls)).collect::<Vec<i32>>())
         .bind(caps.iter().map(|(_, cap)| number(cap.seconds)).collect::<Vec<i32>>())
+        .bind(intents.iter().map(|i| i.attempt.0).collect::<Vec<_>>())
+        .bind(intents.iter().map(|i| i.model.as_str()).collect::<Vec<_>>())
+        .bind(intents.iter().map(|i| i.brand.as_ref().map(Brand::as_str)).collect::<Vec<_>>())
+        .bind(intents.iter().map(|i| i.region.as_ref().map(|r| r.as_str())).collect::<Vec<_>>())
+        .bind(intents.iter().map(|i| i.rule.as_deref()).collect::<Vec<_>>())
+        .bind(intents.iter().map(|i| Json(&i.decision)).collect::<Vec<_>>())
+        .bind(intents.iter().map(|i| i.window_until).collect::<Vec<_>>())
+        .bind(self.dry_run)
         .fetch_all(&self.pool)
         .await
         .map_err(ledger_error)?;
-        failpoint::at(Point::AfterReserve).await?;
-        let said = rows.first().map(|row| row.get(11));
-        Ok(SlotAnswers { said, answers: rows.iter().map(slot_answer).collect::<Answer<_>>()? })
+        let said = rows.first().map(|row| row.get(10));
+        let answers = rows.iter().map(slot_answer).collect::<Answer<Vec<_>>>()?;
+        let leaves = || answers.iter().filter_map(SlotAnswer::granted).map(|reserved| reserved.leave);
+        if leaves().any(|leave| leave.is_none()) {
+            failpoint::at(Point::AfterReserve).await?;
+        }
+        if leaves().any(|leave| leave.is_some()) {
+            failpoint::at(Point::AfterAuthorise).await?;
+        }
+        Ok(SlotAnswers { said, answers })
     }
 
-    async fn unreserve(&self, jobs: &[JobNo]) -> Answer<()> {
-        PlaceLedger::release(self, jobs).await
+    async fn undo(&self, slack: Duration, unheard: &[(JobNo, AttemptId)]) -> Answer<()> {
+        // The server may be at it still, or hear of it only now.
+        sqlx::query("select outdial.call_off($1, $2)")
+            .bind(self.worker_no())
+            .bind(self.askings.load(Ordering::Acquire))
+            .execute(&self.pool)
+            .await
+            .map_err(ledger_error)?;
+        self.release(&unheard.iter().map(|(job_no, _)| *job_no).collect::<Vec<_>>()).await?;
+        let unsent: Vec<_> = unheard.iter().map(|(_, attempt)| Settlement::nothing_sent(*attempt)).collect();
+        self.settle(slack, &unsent).await.map(drop)
     }
 
     async fn park(&self, version: RoutingVersion, jobs: &[Park]) -> Answer<()> {
@@ -380,7 +408,7 @@ fn slot_answer(row: &PgRow) -> Answer<SlotAnswer> {
     if let Some(word) = row.get::<Option<&str>, _>(2) {
         return Ok(SlotAnswer::None { job_no, why: no_slot(word)?, next_at: row.get(3) });
     }
-    let content: sqlx::types::Json<Content> = row.try_get(7).map_err(|_| unreadable("a job's content"))?;
+    let content: Json<Content> = row.try_get(7).map_err(|_| unreadable("a job's content"))?;
     Ok(SlotAnswer::Granted(Box::new(Reserved {
         job_no,
         slot: row.get(1),
@@ -389,8 +417,12 @@ fn slot_answer(row: &PgRow) -> Answer<SlotAnswer> {
         name: row.get(6),
         content: content.0,
         traceparent: row.get(8),
-        waited: row.get::<Option<&str>, _>(9).and_then(Reason::parse),
-        received_at: row.get(10),
+        leave: match (row.get::<Option<i16>, _>(11), row.get::<Option<&str>, _>(12)) {
+            (Some(attempt_no), _) => Some(Authorised::Go { attempt_no }),
+            (None, Some(word)) => Some(Authorised::No(no_leave(word)?)),
+            (None, None) => None,
+        },
+        received_at: row.get(9),
     })))
 }
 

@@ -22,6 +22,8 @@ pub struct Ledger {
     pub(super) pool: PgPool,
     /// This worker's number, which is also its epoch: a worker taken for dead comes back under a new one.
     worker: Arc<AtomicI64>,
+    /// How often it has asked for slots.
+    pub(super) askings: Arc<AtomicI64>,
     /// The first number that this process had.
     witness: i64,
     in_company: bool,
@@ -42,6 +44,7 @@ impl Ledger {
         let mut ledger = Self {
             pool,
             worker: Arc::default(),
+            askings: Arc::default(),
             witness: 0,
             in_company: false,
             events: events.names().map(Into::into),
@@ -61,7 +64,17 @@ impl Ledger {
     /// For a command that only reads: no worker stands behind it.
     pub fn onlooker(pool: PgPool) -> Self {
         let (worker, remembered) = (Arc::default(), Arc::default());
-        Self { pool, worker, witness: 0, in_company: false, events: None, dry_run: false, remembered }
+        let askings = Arc::default();
+        Self {
+            pool,
+            worker,
+            askings,
+            witness: 0,
+            in_company: false,
+            events: None,
+            dry_run: false,
+            remembered,
+        }
     }
 
     /// Takes a new worker number: at start, and after this worker was taken for dead. Tells whether other workers live.

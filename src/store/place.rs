@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use chrono::{DateTime, Utc};
 use sqlx::Row;
+use sqlx::types::Json;
 use uuid::Uuid;
 
 use super::ledger::{Ledger, interval, ledger_error, unreadable};
@@ -27,15 +28,14 @@ impl PlaceLedger for Ledger {
         failpoint::at(Point::BeforeAuthorise).await?;
         let jobs: Vec<i64> = leaves.iter().map(|l| l.job_no.0).collect();
         let slots: Vec<DateTime<Utc>> = leaves.iter().map(|l| l.slot).collect();
-        let attempts: Vec<Uuid> = leaves.iter().map(|l| l.attempt.0).collect();
-        let models: Vec<&str> = leaves.iter().map(|l| l.model.as_str()).collect();
-        let brands: Vec<Option<&str>> = leaves.iter().map(|l| l.brand.as_ref().map(|b| b.as_str())).collect();
-        let regions: Vec<Option<&str>> =
-            leaves.iter().map(|l| l.region.as_ref().map(|r| r.as_str())).collect();
-        let rules: Vec<Option<&str>> = leaves.iter().map(|l| l.rule.as_deref()).collect();
-        let decisions: Vec<&serde_json::Value> = leaves.iter().map(|l| &l.decision).collect();
-        let decisions: Vec<serde_json::Value> = decisions.into_iter().cloned().collect();
-        let windows: Vec<Option<DateTime<Utc>>> = leaves.iter().map(|l| l.window_until).collect();
+        let intents = || leaves.iter().map(|l| &l.intent);
+        let attempts: Vec<Uuid> = intents().map(|i| i.attempt.0).collect();
+        let models: Vec<&str> = intents().map(|i| i.model.as_str()).collect();
+        let brands: Vec<Option<&str>> = intents().map(|i| i.brand.as_ref().map(|b| b.as_str())).collect();
+        let regions: Vec<Option<&str>> = intents().map(|i| i.region.as_ref().map(|r| r.as_str())).collect();
+        let rules: Vec<Option<&str>> = intents().map(|i| i.rule.as_deref()).collect();
+        let decisions: Vec<Json<&serde_json::Value>> = intents().map(|i| Json(&i.decision)).collect();
+        let windows: Vec<Option<DateTime<Utc>>> = intents().map(|i| i.window_until).collect();
         let rows = sqlx::query(
             "select job_no, attempt_no, verdict from outdial.authorise($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12)",
         )
@@ -147,7 +147,7 @@ impl Ledger {
     }
 }
 
-fn no_leave(word: &str) -> Result<NoLeave, LedgerError> {
+pub(super) fn no_leave(word: &str) -> Result<NoLeave, LedgerError> {
     Ok(match word {
         "gone" => NoLeave::Gone,
         "fenced" => NoLeave::Fenced,

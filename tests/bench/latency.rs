@@ -12,6 +12,7 @@ use outdial::clock;
 use sqlx::postgres::PgPoolOptions;
 
 use super::ground::{Ground, job};
+use super::profile;
 use super::provider::{StandIn, now_us};
 use super::report::{Findings, percentile};
 use super::stage::{NEVER, Size, Stage};
@@ -28,11 +29,17 @@ pub async fn findings(ground: &Ground) -> Result<Findings> {
     let stage = Stage::new(ground, "bench", Size::SMALL, NEVER, true, &[]).await?;
     let chain = Chain::new(ground, &stage).await?;
     let worker = stage.worker()?;
+    if ground.profile {
+        profile::begin(&stage.database).await?;
+    }
     let (mut ours, mut theirs) = (Vec::new(), Vec::new());
     for turn in 0..TURNS {
         let first = turn * JOBS_A_TURN;
         ours.extend(turn_of(ground, &stage.provider, "outdial.jobs", first, None).await?);
         theirs.extend(turn_of(ground, &stage.provider, QUEUE, first, Some(&chain)).await?);
+    }
+    if ground.profile {
+        profile::tell(&stage.database, TURNS * JOBS_A_TURN).await?;
     }
     stage.stop(worker).await?;
     ours.sort_by(f64::total_cmp);

@@ -321,6 +321,34 @@ async fn leave_is_for_the_slot_it_was_asked_for() {
     ledger.authorise(1).await;
 }
 
+/// An asking for slots whose answer got lost may still be under way, or come late: called off, it comes to nothing.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_asking_that_was_called_off_comes_to_nothing() {
+    let ledger = Ledger::new().await;
+    let (lost, late, next) = (Uuid::now_v7(), Uuid::now_v7(), Uuid::now_v7());
+    let ask = |asking: i64, attempt: Uuid| {
+        format!(
+            "select coalesce(refused, verdict, 'leave ' || attempt_no) from outdial.dispatch(1, {asking}, 1, '0', '1 s', '100 ms', '20 ms',
+                 array[1::bigint], array['c0'], array['default'], array['{}'], array[null], array[null], array[null], array[null],
+                 '{{}}', '{{}}', '{{}}', array['{attempt}'::uuid], array['agent'], array[null], array[null], array[null],
+                 array['{{}}'::jsonb], array[null::timestamptz], false)",
+            number(0)
+        )
+    };
+    let mut first = ledger.db.begin().await.unwrap();
+    let given: String = sqlx::query_scalar(AssertSqlSafe(ask(1, lost))).fetch_one(&mut *first).await.unwrap();
+    assert_eq!(given, "leave 1");
+    let call_off = ledger.run("select outdial.call_off(1, 1)");
+    tokio::join!(call_off, async {
+        waits(&ledger.db, "call_off").await;
+        first.commit().await.unwrap();
+    });
+    settle(&ledger.db, &[(lost, "unsent", None)]).await;
+    assert_eq!(ledger.stands(1).await, "waiting in work");
+    assert_eq!(ledger.text(&ask(1, late)).await.as_deref(), Some("stale"));
+    assert_eq!(ledger.text(&ask(2, next)).await.as_deref(), Some("leave 1"));
+}
+
 /// A call that was found while a person said that it was placed, and knew no id: its end can be learned of, and is.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_call_found_while_a_person_calls_it_placed_goes_on() {

@@ -83,7 +83,14 @@ async fn a_job_is_one_trace_from_its_publisher_to_the_post() {
     let spans = eventually(LONG, async || Some(collector.spans()).filter(|spans| spans.len() >= 4)).await;
     let by_name: BTreeMap<&str, &Span> = spans.iter().map(|span| (span.name.as_str(), span)).collect();
     assert_eq!(by_name.keys().copied().collect::<Vec<_>>(), ["POST /v2/calls", "decide", "dial", "receive"]);
-    assert_eq!(spans.len(), 4, "nothing of the jobs whose publisher records no trace");
+    // Where the machine was too busy for the slot there is another one.
+    let count = |name: &str| spans.iter().filter(|span| span.name == name).count();
+    assert_eq!(
+        (count("receive"), count("POST /v2/calls")),
+        (1, 1),
+        "nothing of jobs whose publisher records no trace"
+    );
+    assert_eq!(count("decide"), count("dial"));
     for span in &spans {
         assert_eq!(hex_of(&span.trace_id), TRACE, "{}", span.name);
         assert!(span.start_time_unix_nano <= span.end_time_unix_nano, "{}", span.name);
@@ -92,7 +99,7 @@ async fn a_job_is_one_trace_from_its_publisher_to_the_post() {
         assert_eq!(hex_of(&by_name[name].parent_span_id), PUBLISHER, "{name}");
     }
     let sent = by_name["POST /v2/calls"];
-    assert_eq!(sent.parent_span_id, by_name["dial"].span_id);
+    assert!(spans.iter().any(|span| span.name == "dial" && span.span_id == sent.parent_span_id));
     assert_eq!(post.traceparent, Some(format!("00-{TRACE}-{}-01", hex_of(&sent.span_id))));
     assert_eq!(unsampled.traceparent, Some(format!("00-{TRACE}-{PUBLISHER}-00")), "handed on as it came");
     assert_eq!(untraced.traceparent, None);

@@ -6,18 +6,19 @@ use std::sync::Arc;
 use chrono::{DateTime, TimeDelta, Utc};
 use chrono_tz::Tz;
 
-use super::classes::Standing;
-use super::{ASKS_MAX, COLLIDED, Dispatch, IDLE, Next, READ_EVERY, State};
+use super::classes::{Classes, Standing};
+use super::{ASKS_MAX, COLLIDED, Dispatch, HEADS_QUICK, IDLE, Next, READ_EVERY, State};
 use crate::clock;
 use crate::core::decide::{Callee, Class, Plan, Rankings, World};
+use crate::core::fair::{Turn, Turns};
 use crate::core::hours::{Hours, HoursVerdict, LOOK_AHEAD, zones_of_callee};
-use crate::core::ids::{CampaignId, ClassNo, JobNo};
+use crate::core::ids::{AccountName, CampaignId, ClassNo, JobNo};
 use crate::core::ledger::{ClassEnd, ClassHead, ClassStatus, Park, ParkedUntil, StickyKey, Waiting};
 use crate::core::phone::E164;
 use crate::core::pick::{Offer, Picked, Room, pick};
 use crate::core::rules::Limits;
 use crate::core::states::Reason;
-use crate::core::usage::UsageBook;
+use crate::core::usage::{UsageBook, Used};
 use crate::engine::ledger::{DispatchLedger, LedgerError};
 
 /// Of a class that is over, at most so many jobs are ended in one pass.
@@ -55,6 +56,7 @@ impl<L: DispatchLedger> Dispatch<L> {
         let world = Arc::clone(&self.world.borrow_and_update());
         let Some(reading) = self.tenure.now() else { return Ok(Next::In(COLLIDED)) };
         let now = reading.now;
+        self.take_back(state).await?;
         state.forget_past(now);
         if state.version != Some(world.version) {
             // Other limits: what is full may have room.
@@ -65,7 +67,7 @@ impl<L: DispatchLedger> Dispatch<L> {
             state.share = self.ledger.share().await?;
             state.share_read = Some(clock::monotonic());
         }
-        let heads = self.ledger.heads().await?;
+        let heads = self.heads(state).await?;
         state.classes.decide(self.ledger.as_ref(), &world, &heads).await?;
         self.read_usage(state, &world, now).await;
 
@@ -85,40 +87,62 @@ impl<L: DispatchLedger> Dispatch<L> {
             self.ledger.note(&news).await?;
             state.classes.noted(news, now);
         }
-        Ok(match (next, soonest) {
+        let next = match (next, soonest) {
             _ if ended => Next::Now,
             (Next::In(wait), Some(at)) if wait == IDLE => Next::At(at),
             (next, _) => next,
+        };
+        state.heads = heads;
+        // Jobs of other classes may have come since these were read.
+        let unread = state.heads_due.and_then(|due| due.checked_duration_since(clock::monotonic()));
+        Ok(match (next, unread) {
+            (Next::Now, _) => Next::Now,
+            (next, None) => next,
+            (_, Some(unread)) => Next::In(unread),
         })
     }
 
-    /// Reads how far numbers are used: all of them now and then, and at once those of which only a reading can tell.
+    /// The first job of every class, as it was read a moment ago where that takes long.
+    async fn heads(&self, state: &mut State) -> Result<Vec<ClassHead>, LedgerError> {
+        let began = clock::monotonic();
+        if state.heads_due.is_some_and(|due| began < due) {
+            return Ok(std::mem::take(&mut state.heads));
+        }
+        let heads = self.ledger.heads().await?;
+        let took = began.elapsed();
+        state.heads_due = (took > HEADS_QUICK).then(|| began + took * 10);
+        Ok(heads)
+    }
+
+    /// Reads how far numbers are used: at once those of which only a reading can tell, and all of them now and then, beside
+    /// the passes, which don't wait for it.
     async fn read_usage(&self, state: &mut State, world: &World, now: DateTime<Utc>) {
         let horizon = TimeDelta::from_std(self.sending.lead() + self.horizon).unwrap_or_default();
         state.book.begin(now, horizon);
-        let all = state.usage_due.is_none_or(|due| clock::monotonic() >= due);
-        let numbers: Vec<E164> = if all {
-            state.book.retain(|number| state.classes.numbers().contains(number));
-            state.classes.numbers().iter().cloned().collect()
-        } else {
-            let unknown = state.classes.numbers().iter().filter(|n| !state.book.knows(n));
-            state.book.unclear().chain(unknown).cloned().collect()
-        };
-        if numbers.is_empty() {
-            return;
+        let unknown = state.classes.numbers().iter().filter(|n| !state.book.knows(n));
+        let numbers: Vec<E164> = state.book.unclear().chain(unknown).cloned().collect();
+        if !numbers.is_empty() {
+            let read = self.ledger.used(&numbers, self.slack).await;
+            take_in(&mut state.book, world, read);
         }
-        let began = clock::monotonic();
-        match self.ledger.used(&numbers, self.slack).await {
-            Ok(read) => read.into_iter().for_each(|used| {
-                let limits = world.rules.number_limits(&used.number);
-                state.book.read(used, limits);
-            }),
-            // Choices are worse without it, but what is exact is the reservation.
-            Err(error) => tracing::warn!(error = %error, "dispatch.usage.unread"),
-        }
-        if all {
+        if let Some(Ok((read, took))) = state.reading.try_join_next() {
+            let granted = std::mem::take(&mut state.granted);
+            if take_in(&mut state.book, world, read) {
+                granted.iter().for_each(|(number, slot)| state.book.granted_since(number, *slot));
+            }
             state.rankings.clear();
-            state.usage_due = Some(clock::monotonic() + READ_EVERY.max(began.elapsed() * 20));
+            state.usage_due = Some(clock::monotonic() + READ_EVERY.max(took * 20));
+        }
+        let is_due = state.usage_due.is_none_or(|due| clock::monotonic() >= due);
+        if is_due && state.reading.is_empty() && !state.classes.numbers().is_empty() {
+            state.book.retain(|number| state.classes.numbers().contains(number));
+            state.granted.clear();
+            let all: Vec<E164> = state.classes.numbers().iter().cloned().collect();
+            let (ledger, slack) = (Arc::clone(&self.ledger), self.slack);
+            state.reading.spawn(async move {
+                let began = clock::monotonic();
+                (ledger.used(&all, slack).await, began.elapsed())
+            });
         }
     }
 
@@ -197,7 +221,12 @@ impl<L: DispatchLedger> Dispatch<L> {
         capacity: usize,
         waits: &mut Waits,
     ) -> Result<Next, LedgerError> {
-        let each = (4 * capacity / open.len()).clamp(8, capacity.max(8));
+        let (open, later) = in_turn(open, &mut state.turns, world, &state.classes, capacity);
+        for class_no in &later {
+            waits.set(*class_no, Reason::Queued, None);
+        }
+        // Twice what there is room for, as a campaign may have no other class to take its turns.
+        let each = (2 * capacity / open.len()).clamp(4, capacity.max(8));
         let jobs = self.read_jobs(state, &open, each).await?;
         let mut windows = HashMap::new();
         let mut parks = Vec::new();
@@ -224,7 +253,7 @@ impl<L: DispatchLedger> Dispatch<L> {
         if !parks.is_empty() {
             self.ledger.park(world.version, &parks).await?;
         }
-        let (asked, more) = (picked.picks.len(), picked.more);
+        let (asked, more) = (picked.picks.len(), picked.more || !later.is_empty());
         let outcome = self.ask(state, world, now, picked, &windows, waits).await?;
         if !outcome.parks.is_empty() {
             self.ledger.park(world.version, &outcome.parks).await?;
@@ -343,6 +372,55 @@ impl<L: DispatchLedger> Dispatch<L> {
         };
         Ok(jobs.into_iter().zip(numbers).map(park).collect())
     }
+}
+
+/// Takes in a reading, if there is one.
+fn take_in(book: &mut UsageBook, world: &World, read: Result<Vec<Used>, LedgerError>) -> bool {
+    match read {
+        Ok(read) => {
+            for used in read {
+                let limits = world.rules.number_limits(&used.number);
+                book.read(used, limits);
+            }
+            true
+        }
+        // Choices are worse without it, but what is exact is the reservation.
+        Err(error) => {
+            tracing::warn!(error = %error, "dispatch.usage.unread");
+            false
+        }
+    }
+}
+
+/// The classes of those campaigns of each account whose turn it may be before the capacity is used up; and the others.
+fn in_turn(
+    open: Vec<Open>,
+    turns: &mut Turns,
+    world: &World,
+    classes: &Classes,
+    capacity: usize,
+) -> (Vec<Open>, Vec<ClassNo>) {
+    let mut by_account: HashMap<AccountName, HashMap<CampaignId, Vec<Open>>> = HashMap::new();
+    for one in open {
+        let Some(class) = classes.class(one.class_no) else { continue };
+        let campaigns = by_account.entry(one.plan.account.clone()).or_default();
+        campaigns.entry(class.campaign.clone()).or_default().push(one);
+    }
+    turns.present(by_account.iter().flat_map(|(account, campaigns)| {
+        campaigns.keys().map(move |campaign| (account, campaign, world.rules.campaign_weight(campaign)))
+    }));
+    let (mut first, mut later) = (Vec::new(), Vec::new());
+    for (account, campaigns) in by_account {
+        let mut campaigns: Vec<(Turn, Vec<Open>)> =
+            campaigns.into_iter().map(|(campaign, open)| (turns.of(&account, &campaign), open)).collect();
+        if campaigns.len() > capacity {
+            campaigns.select_nth_unstable_by(capacity, |a, b| a.0.cmp(&b.0));
+        }
+        let beyond = campaigns.split_off(capacity.min(campaigns.len()));
+        first.extend(campaigns.into_iter().flat_map(|(_, open)| open));
+        later.extend(beyond.into_iter().flat_map(|(_, open)| open).map(|open| open.class_no));
+    }
+    (first, later)
 }
 
 /// Whether all numbers of a class are at their limit, and until when.

@@ -8,9 +8,9 @@ use chrono::{DateTime, TimeDelta, Utc};
 use super::pass::Waits;
 use super::{Dispatch, Ready, Shut, Slotted, State};
 use crate::clock;
-use crate::core::decide::World;
-use crate::core::ids::JobNo;
-use crate::core::ledger::{NoSlot, Park, ParkedUntil, SlotAnswer, SlotAnswers};
+use crate::core::decide::{World, brief};
+use crate::core::ids::{AttemptId, JobNo};
+use crate::core::ledger::{Intent, NoSlot, Park, ParkedUntil, SlotAnswer, SlotAnswers};
 use crate::core::pick::{Pick, Picked};
 use crate::core::states::Reason;
 use crate::core::trace::Took;
@@ -56,49 +56,58 @@ impl<L: DispatchLedger> Dispatch<L> {
                 class.and_then(|class| world.recipients(class, pick.plan.brand.as_ref(), now));
         }
         let asks: Vec<_> = picked.picks.iter().map(|p| p.ask.clone()).collect();
+        let intents: Vec<_> = picked.picks.iter().map(|pick| intent(world, pick, windows)).collect();
         let (began, asked_at, steps) = (clock::monotonic(), clock::uptime(), self.tenure.steps());
         let asked_on = clock::wall();
-        let answers = self.ledger.reserve(world.version, self.terms(), &asks).await;
+        let answers = self.ledger.reserve(world.version, self.terms(), &asks, &intents).await;
         let decided = Took { began: asked_on, ended: clock::wall() };
         self.meter.statement("reserve", began.elapsed(), answers.is_ok());
-        let jobs = || asks.iter().map(|ask| ask.job_no).collect::<Vec<JobNo>>();
+        let all = || asks.iter().zip(&intents).map(|(ask, intent)| (ask.job_no, intent.attempt)).collect();
         let answers = match answers {
             Ok(SlotAnswers { said: Some(said), .. }) if !self.tenure.agrees(asked_at, said) => {
                 // The database's clock has made a step: these slots keep their distance from none that were made before.
-                self.ledger.unreserve(&jobs()).await?;
+                state.unheard = all();
                 picked.picks.iter().for_each(|p| state.turns.gave_back(&p.ask.account, &p.ask.campaign));
+                self.take_back(state).await?;
                 return Ok(outcome);
             }
-            Ok(SlotAnswers { answers, .. }) => answers,
+            Ok(SlotAnswers { said, answers }) => {
+                if let (Some(said), Some(reading)) = (said, self.tenure.now()) {
+                    self.sending.leave_took((reading.now - said).to_std().unwrap_or_default());
+                }
+                answers
+            }
             Err(error) => {
-                // It may have been done all the same: nobody would look after those slots. Upkeep does, should this fail.
-                self.ledger.unreserve(&jobs()).await?;
+                // It may have been done all the same: nobody would look after those slots and leaves.
+                state.unheard = all();
+                self.take_back(state).await?;
                 return Err(error);
             }
         };
-        let mut asked: HashMap<JobNo, Pick> = picked.picks.into_iter().map(|p| (p.ask.job_no, p)).collect();
+        let picks = picked.picks.into_iter().zip(intents);
+        let mut asked: HashMap<JobNo, (Pick, Intent)> = picks.map(|p| (p.0.ask.job_no, p)).collect();
         for answer in answers {
             match answer {
                 SlotAnswer::Granted(reserved) => {
-                    let Some(pick) = asked.remove(&reserved.job_no) else { continue };
+                    let Some((pick, intent)) = asked.remove(&reserved.job_no) else { continue };
                     if let Some(number) = &pick.ask.number {
                         state.book.granted(number, reserved.slot);
+                        if !state.reading.is_empty() {
+                            state.granted.push((number.clone(), reserved.slot));
+                        }
                     }
                     outcome.granted += 1;
                     let answered = self.tenure.now().map_or(now, |reading| reading.now);
                     self.meter.reserved((reserved.slot - answered).to_std().unwrap_or_default());
-                    let window_until = windows.get(&reserved.job_no).copied();
-                    let Ok(permit) = Arc::clone(&self.inflight).acquire_owned().await else { break };
+                    let (job_no, attempt) = (reserved.job_no, intent.attempt);
                     let version = world.version;
-                    let job = Slotted { reserved: *reserved, pick, version, window_until, steps, decided };
-                    let ready = Ready { job, permit, unsent: self.sending.begin() };
-                    // The other end is gone only when the process stops: the drain hands the reservation back.
-                    if self.placing.send(ready).await.is_err() {
-                        break;
+                    let job = Slotted { reserved: *reserved, pick, intent, version, steps, decided };
+                    if !self.hand_on(job).await {
+                        state.unheard.push((job_no, attempt));
                     }
                 }
                 SlotAnswer::None { job_no, why, next_at } => {
-                    let Some(pick) = asked.remove(&job_no) else { continue };
+                    let Some((pick, _)) = asked.remove(&job_no) else { continue };
                     outcome.refused += 1;
                     let until = match (why, next_at) {
                         (NoSlot::RecipientLimit, Some(at)) => Some(ParkedUntil::Date(at)),
@@ -116,10 +125,33 @@ impl<L: DispatchLedger> Dispatch<L> {
             }
         }
         // Neither granted nor refused: another worker took them.
-        for pick in asked.into_values() {
+        for (pick, _) in asked.into_values() {
             state.turns.gave_back(&pick.ask.account, &pick.ask.campaign);
         }
         Ok(outcome)
+    }
+}
+
+impl<L: DispatchLedger> Dispatch<L> {
+    /// False: nobody places calls any more.
+    async fn hand_on(&self, job: Slotted) -> bool {
+        let Ok(permit) = Arc::clone(&self.inflight).acquire_owned().await else { return false };
+        let ready = Ready { job, permit, unsent: self.sending.begin() };
+        self.placing.send(ready).await.is_ok()
+    }
+}
+
+/// What is recorded of the call, should the pick get leave.
+fn intent(world: &World, pick: &Pick, windows: &HashMap<JobNo, DateTime<Utc>>) -> Intent {
+    let Pick { ask, plan, tier, used, region, .. } = pick;
+    Intent {
+        attempt: AttemptId(uuid::Uuid::now_v7()),
+        model: plan.model.clone(),
+        brand: plan.brand.clone(),
+        region: *region,
+        rule: plan.tiers.get(*tier).map(|tier| tier.source.name().to_owned()),
+        decision: brief(world, world.version, plan, *tier, *used),
+        window_until: windows.get(&ask.job_no).copied(),
     }
 }
 
