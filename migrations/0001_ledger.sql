@@ -1,7 +1,7 @@
 -- The ledger: what outdial knows. Everything inside schema `outdial` is free to change; outsiders read schema `reporting`.
 --
 -- Locks are always taken in this order, so that no two statements wait for each other:
---   1. the stop lock (advisory, see outdial.stop_lock), 2. limits by thing_no, 3. recipients by phone and scope, 4. rows of
+--   1. the stop lock (advisory, see outdial.stop_lock), then a worker's own row, 2. limits by thing_no, 3. recipients by phone and scope, 4. rows of
 --   jobs by job_no (work, reservations, live, attempts, jobs), 5. accounts, campaigns, agents, numbers, pool, classes.
 -- Every step of a worker is one autocommitted statement: a stopped worker can't sit on a lock.
 -- Whole tables are locked, jobs before attempts, only to add a range of records or to drop one, and waited for a moment only.
@@ -135,7 +135,8 @@ create table outdial.clock_steps (
 -- The latest that this server's clock has said to `take_over`: when it says less it went back.
 create table outdial.clock (
     only_row boolean primary key default true check (only_row),
-    seen timestamptz not null default '-infinity'
+    seen timestamptz not null default '-infinity',
+    mend_until timestamptz not null default '-infinity'     -- it went back: a statement that was under way then may end after a look
 );
 insert into outdial.clock default values;
 

@@ -1298,13 +1298,14 @@ begin
         return query select 0, 0;
         return;
     end if;
-    -- Searching all that is under way is for a clock that went back since it was last looked at. One that goes back once more
-    -- meanwhile is seen to at the next call.
+    -- Searching all that is under way is for a clock that went back since it was last looked at, and for a while after: a
+    -- statement has two seconds, and may have read the clock before. One that goes back once more meanwhile is seen to at
+    -- the next call.
     v_now := clock_timestamp();
-    if not exists (select 1 from outdial.clock c where c.seen > v_now) then
+    if not exists (select 1 from outdial.clock c where c.seen > v_now or c.mend_until > v_now) then
         update outdial.clock c set seen = v_now where c.seen < v_now;
     elsif outdial.mend_future(p_lease, 1000) < 1000 then
-        update outdial.clock c set seen = v_now;
+        update outdial.clock c set mend_until = case when c.seen > v_now then v_now + interval '5 seconds' else c.mend_until end, seen = v_now;
     end if;
     update outdial.workers w set ended_at = clock_timestamp() where w.ended_at is null and w.lease_until < clock_timestamp();
     v_released := outdial.release(null, array(

@@ -33,6 +33,19 @@ pub struct Turn {
     campaign: CampaignId,
 }
 
+impl Turn {
+    /// How far it has come.
+    pub fn come(&self) -> f64 {
+        self.come
+    }
+
+    /// Beside the one of its account that is furthest behind: accounts have come as far as they have, each by itself.
+    #[must_use]
+    pub fn ahead_of(self, furthest_behind: f64) -> Self {
+        Self { come: self.come - furthest_behind, ..self }
+    }
+}
+
 impl Ord for Turn {
     fn cmp(&self, other: &Self) -> Ordering {
         let (a, b) = (self, other);

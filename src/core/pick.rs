@@ -107,7 +107,15 @@ pub fn pick(
     let mut picked = Picked::default();
     let mut groups = grouped(offers);
     turns.present(groups.iter().map(|g| (&g.account, &g.campaign, g.weight)));
-    let turn = |turns: &Turns, group: &Group| turns.of(&group.account, &group.campaign);
+    let mut behind: HashMap<AccountName, f64> = HashMap::new();
+    for group in &groups {
+        let come = turns.of(&group.account, &group.campaign).come();
+        behind.entry(group.account.clone()).and_modify(|least| *least = least.min(come)).or_insert(come);
+    }
+    let turn = |turns: &Turns, group: &Group| {
+        let behind = behind.get(&group.account).copied().unwrap_or(0.0);
+        turns.of(&group.account, &group.campaign).ahead_of(behind)
+    };
     let mut queue: BinaryHeap<Reverse<(Turn, usize)>> =
         groups.iter().enumerate().map(|(at, group)| Reverse((turn(turns, group), at))).collect();
     let mut is_held = false;

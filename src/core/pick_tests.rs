@@ -289,3 +289,23 @@ proptest! {
         }
     }
 }
+
+/// How far an account has come says nothing beside another: each has its share of what is scarce.
+#[test]
+fn an_account_that_has_come_far_is_not_behind_one_that_begins() {
+    let wants = |account, campaign| Wants {
+        account,
+        campaign,
+        numbers: vec![0],
+        jobs: (0..20).map(|n| (5, n + 100 * account as i64)).collect(),
+        more: false,
+    };
+    let mut turns = Turns::default();
+    turns.present([(&account(0), &campaign(0), 1)].into_iter());
+    (0..1_000).for_each(|_| turns.took(&account(0), &campaign(0)));
+    let limited =
+        Limited { numbers: vec![10], accounts: vec![None, None], campaigns: vec![None, None], capacity: 10 };
+    let picked = run(&[wants(0, 0), wants(1, 0)], &limited, &mut turns);
+    let of = |at| picked.picks.iter().filter(|pick| pick.ask.account == account(at)).count();
+    assert_eq!((of(0), of(1)), (5, 5));
+}

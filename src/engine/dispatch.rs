@@ -43,6 +43,7 @@ const BACK_OFF: Duration = Duration::from_millis(500);
 const SHARE_EVERY: Duration = Duration::from_secs(2);
 /// Reading the first jobs of all classes takes at most a tenth of the time, once it takes longer than this.
 const HEADS_QUICK: Duration = Duration::from_millis(2);
+const HEADS_OLD: Duration = Duration::from_secs(1);
 /// A reading of the numbers' use is renewed this often at least, and takes at most a twentieth of the time.
 const READ_EVERY: Duration = Duration::from_secs(1);
 /// Of a slot that begins so soon after leave can come, leave is asked for at once: it would be a moment later.
@@ -134,7 +135,7 @@ struct State {
     version: Option<RoutingVersion>,
     share: (u32, u32),
     share_read: Option<tokio::time::Instant>,
-    heads: Vec<ClassHead>,
+    heads: Option<Vec<ClassHead>>,
     heads_due: Option<tokio::time::Instant>,
     usage_due: Option<tokio::time::Instant>,
     /// The reading of all numbers' use that is under way, and what has been granted since it began.
@@ -174,7 +175,7 @@ impl<L: DispatchLedger> Dispatch<L> {
             version: None,
             share: (0, 1),
             share_read: None,
-            heads: Vec::new(),
+            heads: None,
             heads_due: None,
             usage_due: None,
             reading: JoinSet::new(),

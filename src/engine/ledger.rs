@@ -26,11 +26,10 @@ pub trait DispatchLedger: Send + Sync + 'static {
     fn classes(&self, numbers: &[ClassNo]) -> impl Future<Output = Answer<Vec<(ClassNo, Class)>>> + Send;
     /// The numbers of classes, made where they are new.
     fn class_numbers(&self, classes: &[Class]) -> impl Future<Output = Answer<Vec<ClassNo>>> + Send;
-    /// Up to `each` ready jobs of each class, in order. `shard`: (nth, of): a worker looks at its own share first.
+    /// Up to so many ready jobs of each class, in order. `shard`: (nth, of): a worker looks at its own share first.
     fn candidates(
         &self,
-        classes: &[ClassNo],
-        each: usize,
+        classes: &[(ClassNo, usize)],
         shard: (u32, u32),
     ) -> impl Future<Output = Answer<Vec<Waiting>>> + Send;
     fn sticky(&self, keys: &[StickyKey]) -> impl Future<Output = Answer<Vec<Option<E164>>>> + Send;

@@ -75,27 +75,23 @@ impl DispatchLedger for Ledger {
         self.class_numbers_of(classes).await
     }
 
-    async fn candidates(
-        &self,
-        classes: &[ClassNo],
-        each: usize,
-        (nth, of): (u32, u32),
-    ) -> Answer<Vec<Waiting>> {
-        let classes: Vec<i32> = classes.iter().map(|n| n.0).collect();
+    async fn candidates(&self, classes: &[(ClassNo, usize)], (nth, of): (u32, u32)) -> Answer<Vec<Waiting>> {
+        let (classes, each): (Vec<i32>, Vec<i64>) =
+            classes.iter().map(|(class, each)| (class.0, i64::try_from(*each).unwrap_or(i64::MAX))).unzip();
         let rows = sqlx::query(
             "select w.job_no, w.class_no, w.rank, j.phone, j.content ->> 'lead_timezone', j.content ? 'consent',
                     array(select s.scope from outdial.suppressions s where s.phone = substr(j.phone, 2)::bigint)
                     || case when exists (select 1 from outdial.suppressed_prefixes) then array(
                         select s.scope from outdial.suppressed_prefixes s where s.prefix = any (outdial.beginnings(j.phone))) end
-             from unnest($1::int[]) c(class_no)
+             from unnest($1::int[], $2::bigint[]) c(class_no, each)
              cross join lateral (
                 select job_no, class_no, rank from outdial.work
                 where class_no = c.class_no and ready_at is null and (job_no / 64) % $4 = $3
-                order by class_no, rank, job_no limit $2) w
+                order by class_no, rank, job_no limit c.each) w
              join outdial.jobs j on j.job_no = w.job_no",
         )
         .bind(classes)
-        .bind(i64::try_from(each).unwrap_or(i64::MAX))
+        .bind(each)
         .bind(i64::from(nth))
         .bind(i64::from(of.max(1)))
         .fetch_all(&self.pool)
@@ -190,7 +186,7 @@ impl DispatchLedger for Ledger {
              from outdial.dispatch($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, $17, $18, $19, $20,
                                    $21, $22, $23, $24, $25, $26)",
         )
-        .bind(self.worker_no())
+        .bind(self.asks())
         .bind(self.askings.fetch_add(1, Ordering::AcqRel) + 1)
         .bind(version.0)
         .bind(interval(terms.lead))
@@ -234,12 +230,18 @@ impl DispatchLedger for Ledger {
     async fn undo(&self, slack: Duration, unheard: &[(JobNo, AttemptId)]) -> Answer<()> {
         // The server may be at it still, or hear of it only now.
         sqlx::query("select outdial.call_off($1, $2)")
-            .bind(self.worker_no())
+            .bind(self.asked_as.load(Ordering::Acquire))
             .bind(self.askings.load(Ordering::Acquire))
             .execute(&self.pool)
             .await
             .map_err(ledger_error)?;
-        self.release(&unheard.iter().map(|(job_no, _)| *job_no).collect::<Vec<_>>()).await?;
+        // As whoever asked: this process may have been taken for dead since, and have another number.
+        sqlx::query("select outdial.release($1, $2)")
+            .bind(self.asked_as.load(Ordering::Acquire))
+            .bind(unheard.iter().map(|(job_no, _)| job_no.0).collect::<Vec<_>>())
+            .execute(&self.pool)
+            .await
+            .map_err(ledger_error)?;
         let unsent: Vec<_> = unheard.iter().map(|(_, attempt)| Settlement::nothing_sent(*attempt)).collect();
         self.settle(slack, &unsent).await.map(drop)
     }

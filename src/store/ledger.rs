@@ -24,6 +24,8 @@ pub struct Ledger {
     worker: Arc<AtomicI64>,
     /// How often it has asked for slots.
     pub(super) askings: Arc<AtomicI64>,
+    /// The number it last did so as.
+    pub(super) asked_as: Arc<AtomicI64>,
     /// The first number that this process had.
     witness: i64,
     in_company: bool,
@@ -45,6 +47,7 @@ impl Ledger {
             pool,
             worker: Arc::default(),
             askings: Arc::default(),
+            asked_as: Arc::default(),
             witness: 0,
             in_company: false,
             events: events.names().map(Into::into),
@@ -56,6 +59,13 @@ impl Ledger {
         Ok(ledger)
     }
 
+    /// The number it asks for slots as, remembered for when the answer gets lost.
+    pub(super) fn asks(&self) -> i64 {
+        let worker_no = self.worker_no();
+        self.asked_as.store(worker_no, Ordering::Release);
+        worker_no
+    }
+
     /// Whether other workers lived when this one was registered.
     pub fn in_company(&self) -> bool {
         self.in_company
@@ -64,11 +74,12 @@ impl Ledger {
     /// For a command that only reads: no worker stands behind it.
     pub fn onlooker(pool: PgPool) -> Self {
         let (worker, remembered) = (Arc::default(), Arc::default());
-        let askings = Arc::default();
+        let (askings, asked_as) = (Arc::default(), Arc::default());
         Self {
             pool,
             worker,
             askings,
+            asked_as,
             witness: 0,
             in_company: false,
             events: None,

@@ -91,13 +91,21 @@ async fn no_slot_of_a_clock_that_went_back_is_called_at() {
     }
     let refused = reserve(&db, &[(2, 0, 0)]).await.remove(0);
     assert_eq!((refused.slot, refused.refused.as_deref()), (None, Some("number_limit")));
-    run("select outdial.mend_future('10 seconds', 100)").await;
+    let look = "select released from outdial.take_over('1 millisecond', null)";
+    run(look).await;
+    assert_eq!(
+        count("select count(*) from outdial.limits where last_slot > now() + interval '1 minute'").await,
+        1
+    );
+    // It is looked for where the clock was later once.
+    run("update outdial.clock set seen = clock_timestamp() + interval '1 hour'").await;
+    run(look).await;
     // Its grant was moved, and nothing is kept free for it.
     let (_, verdict) = leave(&db, TimeDelta::minutes(10), &[1]).await.swap_remove(0);
     assert_eq!(verdict.as_deref(), Some("late"));
     // One that was committed while the log was waited for: no log is ahead any more.
     run("update outdial.reservations set slot = slot + interval '1 hour'").await;
-    run("select outdial.mend_future('10 seconds', 100)").await;
+    run(look).await;
     assert_eq!(count("select count(*) from outdial.reservations").await, 0);
     assert_eq!(count("select count(*) from outdial.work where job_no = 1").await, 1);
 }

@@ -7,7 +7,7 @@ use chrono::{DateTime, TimeDelta, Utc};
 use chrono_tz::Tz;
 
 use super::classes::{Classes, Standing};
-use super::{ASKS_MAX, COLLIDED, Dispatch, HEADS_QUICK, IDLE, Next, READ_EVERY, State};
+use super::{ASKS_MAX, COLLIDED, Dispatch, HEADS_OLD, HEADS_QUICK, IDLE, Next, READ_EVERY, State};
 use crate::clock;
 use crate::core::decide::{Callee, Class, Plan, Rankings, World};
 use crate::core::fair::{Turn, Turns};
@@ -30,6 +30,8 @@ struct Open {
     /// Of its first job: 9 − priority.
     rank: i16,
     plan: Arc<Plan>,
+    /// How many of its jobs are looked at.
+    each: usize,
 }
 
 /// Why classes wait, as far as this pass knows.
@@ -92,25 +94,26 @@ impl<L: DispatchLedger> Dispatch<L> {
             (Next::In(wait), Some(at)) if wait == IDLE => Next::At(at),
             (next, _) => next,
         };
-        state.heads = heads;
+        state.heads = Some(heads);
         // Jobs of other classes may have come since these were read.
-        let unread = state.heads_due.and_then(|due| due.checked_duration_since(clock::monotonic()));
+        let unread = state.heads_due.map(|due| due.saturating_duration_since(clock::monotonic()));
         Ok(match (next, unread) {
-            (Next::Now, _) => Next::Now,
-            (next, None) => next,
-            (_, Some(unread)) => Next::In(unread),
+            (Next::In(wait), Some(unread)) => Next::In(wait.min(unread)),
+            (Next::At(date), Some(unread)) => Next::In(self.until(date).min(unread)),
+            (next, _) => next,
         })
     }
 
     /// The first job of every class, as it was read a moment ago where that takes long.
     async fn heads(&self, state: &mut State) -> Result<Vec<ClassHead>, LedgerError> {
         let began = clock::monotonic();
-        if state.heads_due.is_some_and(|due| began < due) {
-            return Ok(std::mem::take(&mut state.heads));
+        // Whatever fails from here on, they are read anew.
+        if let (Some(heads), true) = (state.heads.take(), state.heads_due.is_some_and(|due| began < due)) {
+            return Ok(heads);
         }
         let heads = self.ledger.heads().await?;
         let took = began.elapsed();
-        state.heads_due = (took > HEADS_QUICK).then(|| began + took * 10);
+        state.heads_due = (took > HEADS_QUICK).then(|| began + (took * 10).min(HEADS_OLD));
         Ok(heads)
     }
 
@@ -195,7 +198,7 @@ impl<L: DispatchLedger> Dispatch<L> {
                     .or_else(|| full(class, plan, book, rankings))
                 {
                     Some((reason, due_at)) => waits.set(class_no, reason, due_at),
-                    None => open.push(Open { class_no, rank, plan: Arc::clone(plan) }),
+                    None => open.push(Open { class_no, rank, plan: Arc::clone(plan), each: 0 }),
                 },
             }
         }
@@ -225,12 +228,10 @@ impl<L: DispatchLedger> Dispatch<L> {
         for class_no in &later {
             waits.set(*class_no, Reason::Queued, None);
         }
-        // Twice what there is room for, as a campaign may have no other class to take its turns.
-        let each = (2 * capacity / open.len()).clamp(4, capacity.max(8));
-        let jobs = self.read_jobs(state, &open, each).await?;
+        let jobs = self.read_jobs(state, &open).await?;
         let mut windows = HashMap::new();
         let mut parks = Vec::new();
-        let mut offers = offers(state, world, now, open, jobs, each, &mut windows, &mut parks);
+        let mut offers = offers(state, world, now, open, jobs, &mut windows, &mut parks);
         let refused = self.refuse_callees(world, &mut offers).await?;
         let sticky = self.known_numbers(&offers).await?;
         let dialable: Vec<ClassNo> = offers.iter().map(|o| o.class_no).collect();
@@ -268,23 +269,23 @@ impl<L: DispatchLedger> Dispatch<L> {
 
     /// The first jobs of each class: of this worker's own share, and of everybody's where that has none, or none as
     /// urgent as the first of all.
-    async fn read_jobs(
-        &self,
-        state: &State,
-        open: &[Open],
-        each: usize,
-    ) -> Result<Vec<Waiting>, LedgerError> {
-        let classes: Vec<ClassNo> = open.iter().map(|o| o.class_no).collect();
-        let mut jobs = self.ledger.candidates(&classes, each, state.share).await?;
+    async fn read_jobs(&self, state: &mut State, open: &[Open]) -> Result<Vec<Waiting>, LedgerError> {
+        let classes: Vec<(ClassNo, usize)> = open.iter().map(|o| (o.class_no, o.each)).collect();
+        let mut jobs = self.ledger.candidates(&classes, state.share).await?;
         if state.share.1 > 1 {
             let urgent: HashMap<ClassNo, i16> = open.iter().map(|o| (o.class_no, o.rank)).collect();
             let ours = jobs.iter().filter(|j| urgent.get(&j.class_no).is_some_and(|rank| j.rank <= *rank));
             let served: HashSet<ClassNo> = ours.map(|j| j.class_no).collect();
-            let others: Vec<ClassNo> = classes.into_iter().filter(|c| !served.contains(c)).collect();
+            let others: Vec<_> = classes.into_iter().filter(|(class, _)| !served.contains(class)).collect();
             if !others.is_empty() {
                 jobs.retain(|j| served.contains(&j.class_no));
-                jobs.extend(self.ledger.candidates(&others, each, (0, 1)).await?);
+                jobs.extend(self.ledger.candidates(&others, (0, 1)).await?);
             }
+        }
+        let found: HashSet<ClassNo> = jobs.iter().map(|job| job.class_no).collect();
+        if found.len() < open.len() {
+            // A class that has nothing waiting any more takes no other's turn.
+            state.heads_due = None;
         }
         Ok(jobs)
     }
@@ -392,7 +393,8 @@ fn take_in(book: &mut UsageBook, world: &World, read: Result<Vec<Used>, LedgerEr
     }
 }
 
-/// The classes of those campaigns of each account whose turn it may be before the capacity is used up; and the others.
+/// The classes of those campaigns of each account whose turn it may be before the capacity is used up, with how many jobs
+/// each may need; and the others.
 fn in_turn(
     open: Vec<Open>,
     turns: &mut Turns,
@@ -417,7 +419,17 @@ fn in_turn(
             campaigns.select_nth_unstable_by(capacity, |a, b| a.0.cmp(&b.0));
         }
         let beyond = campaigns.split_off(capacity.min(campaigns.len()));
-        first.extend(campaigns.into_iter().flat_map(|(_, open)| open));
+        let weight = |(_, open): &(Turn, Vec<Open>)| {
+            let class = open.first().and_then(|one| classes.class(one.class_no));
+            class.map_or(1, |class| world.rules.campaign_weight(&class.campaign) as usize)
+        };
+        let all: usize = campaigns.iter().map(weight).sum();
+        for campaign in campaigns {
+            // Twice its share, for any of its classes may have the jobs that go first.
+            let share = 2 * capacity * weight(&campaign) / all.max(1);
+            let each = (2 * share / campaign.1.len()).max(share.min(8)).clamp(4, capacity.max(8));
+            first.extend(campaign.1.into_iter().map(|open| Open { each, ..open }));
+        }
         later.extend(beyond.into_iter().flat_map(|(_, open)| open).map(|open| open.class_no));
     }
     (first, later)
@@ -449,14 +461,12 @@ fn full(
 }
 
 /// Offers of the open classes, their jobs in order; those outside the campaign's window are parked until it opens.
-#[expect(clippy::too_many_arguments, reason = "the parts of one pass")]
 fn offers(
     state: &State,
     world: &World,
     now: DateTime<Utc>,
     open: Vec<Open>,
     jobs: Vec<Waiting>,
-    each: usize,
     windows: &mut HashMap<JobNo, DateTime<Utc>>,
     parks: &mut Vec<Park>,
 ) -> Vec<Offer> {
@@ -465,7 +475,7 @@ fn offers(
         by_class.entry(job.class_no).or_default().push(job);
     }
     open.into_iter()
-        .filter_map(|Open { class_no, plan, .. }| {
+        .filter_map(|Open { class_no, plan, each, .. }| {
             let class = state.classes.class(class_no)?;
             let mut jobs = by_class.remove(&class_no)?;
             let more = jobs.len() >= each;
