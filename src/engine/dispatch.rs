@@ -43,6 +43,7 @@ const BACK_OFF: Duration = Duration::from_millis(500);
 const SHARE_EVERY: Duration = Duration::from_secs(2);
 /// Reading the first jobs of all classes takes at most a tenth of the time, once it takes longer than this.
 const HEADS_QUICK: Duration = Duration::from_millis(2);
+/// However long it takes, they are read again after this.
 const HEADS_OLD: Duration = Duration::from_secs(1);
 /// A reading of the numbers' use is renewed this often at least, and takes at most a twentieth of the time.
 const READ_EVERY: Duration = Duration::from_secs(1);

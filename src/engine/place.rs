@@ -1,8 +1,8 @@
 //! Placing: a job with a slot becomes a POST, once.
 //!
 //! Leave (the attempt is committed as `submitting`) has come with the slot, or is asked for shortly before it; look at the
-//! clocks once more, send, and write down what became of it. Leave and results go in group commits. What can't be written while the database is away is
-//! kept and tried again: it is all the evidence there is.
+//! clocks once more, send, and write down what became of it. Leave and results go in group commits. What can't be written
+//! while the database is away is kept and tried again: it is all the evidence there is.
 
 mod arrivals;
 mod pulse;
