@@ -1,7 +1,7 @@
 //! Phone numbers: E.164 as a type, parsed and judged by libphonenumber's metadata.
 
 use std::fmt;
-use std::sync::Arc;
+use std::hash::{Hash, Hasher};
 
 use chrono_tz::Tz;
 use rlibphonenumber::{
@@ -9,13 +9,22 @@ use rlibphonenumber::{
     PhoneNumberFormat, PhoneNumberType, ValidationError,
 };
 
-use super::place::{AreaCode, Country, Place, Region};
+use super::place::{AreaCode, Country, Place, Region, ascii};
 use super::zones::{state_of_digits, zones_of_digits};
 
 /// A phone number in E.164, with its `+`. It has no `Display`: where a person's number must be written whole
 /// (the provider's API, the database), the code says so with [`E164::as_str`]; everything else shows it masked.
-#[derive(Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub struct E164(Arc<str>);
+///
+/// Its text fits where a pointer to it would stand: pools, rankings and books of ten thousand numbers are walked and hashed
+/// without following one. Filled up with zeroes, which stand before every digit, it is ordered as its text is.
+#[derive(Clone, PartialEq, Eq, PartialOrd, Ord)]
+pub struct E164([u8; 16]);
+
+impl Hash for E164 {
+    fn hash<H: Hasher>(&self, state: &mut H) {
+        state.write_u128(u128::from_ne_bytes(self.0));
+    }
+}
 
 impl E164 {
     /// Takes text that is E.164 already, such as one read back from the database: `+`, then 3 to 15 digits,
@@ -25,12 +34,16 @@ impl E164 {
         let well_formed = (3..=15).contains(&digits.len())
             && digits.bytes().all(|b| b.is_ascii_digit())
             && !digits.starts_with('0');
-        well_formed.then(|| Self(text.into()))
+        well_formed.then(|| {
+            let mut filled = [0; 16];
+            filled.iter_mut().zip(text.bytes()).for_each(|(to, from)| *to = from);
+            Self(filled)
+        })
     }
 
     /// The number whole. Use it only where it must be.
     pub fn as_str(&self) -> &str {
-        &self.0
+        ascii(&self.0)
     }
 
     /// The number as a number, for lists of millions: 15 digits fit.
@@ -39,13 +52,14 @@ impl E164 {
     }
 
     fn digits(&self) -> &str {
-        &self.0[1..]
+        &self.as_str()[1..]
     }
 
     /// The last two digits, the rest hidden: enough to tell numbers of one log apart, not to ring anyone.
     pub fn masked(&self) -> String {
-        let shown = self.0.len() - 2;
-        format!("+{}{}", "*".repeat(shown - 1), &self.0[shown..])
+        let text = self.as_str();
+        let shown = text.len() - 2;
+        format!("+{}{}", "*".repeat(shown - 1), &text[shown..])
     }
 }
 

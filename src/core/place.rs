@@ -200,7 +200,7 @@ fn is_country(code: [u8; 2]) -> bool {
 }
 
 /// The text of a field that only ever holds ASCII, without its padding.
-fn ascii(bytes: &[u8]) -> &str {
+pub(super) fn ascii(bytes: &[u8]) -> &str {
     let end = bytes.iter().position(|&b| b == 0).unwrap_or(bytes.len());
     std::str::from_utf8(&bytes[..end]).unwrap_or_default()
 }
