@@ -170,11 +170,12 @@ fn step(
     let Some((at, offer)) = first else { return Step::Over };
     let Some(job) = offer.jobs.pop_front() else { return Step::Over };
 
-    let known = sticky.get(&StickyKey {
+    let key = || StickyKey {
         model: offer.plan.model.clone(),
         brand: offer.plan.brand.clone(),
         phone: job.phone.clone(),
-    });
+    };
+    let known = (!sticky.is_empty()).then(key).and_then(|key| sticky.get(&key));
     let drawn = draw();
     let best = |tier: &_| rankings.best(tier, book, drawn);
     match choose_by(&offer.plan, &|number| book.view(number), known, best) {

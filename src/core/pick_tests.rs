@@ -6,8 +6,9 @@ use chrono::TimeDelta;
 use proptest::prelude::{Strategy as Generates, any, prop_assert, prop_assert_eq, proptest};
 
 use super::*;
-use crate::core::decide::{Candidate, Tier};
+use crate::core::decide::{Candidate, Candidates, Tier};
 use crate::core::ids::ModelId;
+use crate::core::place::Place;
 use crate::core::rules::{Limits, Match, Otherwise, Overflow, Rule, Strategy, Use};
 use crate::core::usage::Used;
 
@@ -27,8 +28,8 @@ fn plan(at: usize, numbers: &[usize]) -> Arc<Plan> {
     let mut numbers = numbers.to_vec();
     numbers.sort_unstable();
     numbers.dedup();
-    let candidates =
-        numbers.iter().map(|n| Candidate { number: number(*n), weight: 1, nearness: 0 }).collect();
+    let candidate = |n: &usize| Candidate { number: number(*n), weight: 1, place: Place::default() };
+    let candidates = Arc::new(Candidates::new(numbers.iter().map(candidate).collect()));
     let rule = Rule {
         name: "any".to_owned(),
         matches: Match::default(),
@@ -42,7 +43,7 @@ fn plan(at: usize, numbers: &[usize]) -> Arc<Plan> {
         model: ModelId::parse("agent").unwrap(),
         brand: None,
         account: account(at),
-        tiers: vec![Tier::of_rule(0, &rule, candidates)],
+        tiers: vec![Tier::of_rule(0, &rule, candidates, Place::default())],
     })
 }
 

@@ -42,9 +42,9 @@ pub fn brief(
 }
 
 impl Tier {
-    /// How many of the agent's numbers the rule left out, by the reason; counted once a plan.
+    /// How many of the agent's numbers the rule left out, by the reason; counted once a list.
     fn excluded_counts(&self, world: &World, plan: &Plan) -> &BTreeMap<&'static str, usize> {
-        self.excluded.get_or_init(|| {
+        self.candidates.excluded.get_or_init(|| {
             let mut counts = BTreeMap::new();
             let pinned =
                 Use { numbers: self.candidates.iter().map(|c| c.number.clone()).collect(), ..Use::default() };

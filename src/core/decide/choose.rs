@@ -2,8 +2,10 @@
 
 use chrono::{DateTime, Utc};
 
+use super::candidates::{Ring, nearness};
 use super::{Candidate, Plan, Tier, TierSource};
 use crate::core::phone::E164;
+use crate::core::place::Place;
 use crate::core::rules::{Overflow, Strategy};
 
 /// What is known of a number's use at the moment of choosing.
@@ -83,30 +85,45 @@ impl Tier {
     pub fn holds(&self, number: &E164) -> bool {
         self.candidates.binary_search_by(|c| c.number.cmp(number)).is_ok()
     }
+
+    /// To the callee, for `local_presence`: 0 same area code, 1 region, 2 country, 3 elsewhere. Else 0.
+    pub(super) fn nearness(&self, candidate: &Candidate) -> u8 {
+        match self.strategy {
+            Strategy::LocalPresence => nearness(&self.callees, &candidate.place),
+            Strategy::LeastUsed | Strategy::RoundRobin | Strategy::Weighted => 0,
+        }
+    }
+
+    /// Where to look for a number, one after the other.
+    pub(super) fn rings(&self) -> impl Iterator<Item = Ring> + use<> {
+        let from = match self.strategy {
+            Strategy::LocalPresence => self.callees,
+            Strategy::LeastUsed | Strategy::RoundRobin | Strategy::Weighted => Place::default(),
+        };
+        Ring::around(&from)
+    }
 }
 
-/// How good a number is by a strategy: the least is the best. What is equally good goes by its place in the list.
+/// How good a number is by a strategy among those that are equally near: the least is the best. What is equally good goes by
+/// its place in the list.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) struct Rank {
-    nearness: u8,
     /// The bits of a share, which is never negative: they stand in the order of the numbers.
     share: u64,
-    /// Never used comes first: None is less than any date.
-    last_call: Option<DateTime<Utc>>,
+    /// In microseconds; one that was never used comes first.
+    last_call: i64,
 }
 
 impl Rank {
-    pub(super) fn of(strategy: Strategy, candidate: &Candidate, used: &NumberUse) -> Self {
-        let (near, shares, ages) = match strategy {
-            Strategy::LeastUsed => (false, true, true),
-            Strategy::RoundRobin => (false, false, true),
-            Strategy::LocalPresence => (true, true, true),
-            Strategy::Weighted => (false, false, false),
+    pub(super) fn of(strategy: Strategy, used: &NumberUse) -> Self {
+        let (shares, ages) = match strategy {
+            Strategy::LeastUsed | Strategy::LocalPresence => (true, true),
+            Strategy::RoundRobin => (false, true),
+            Strategy::Weighted => (false, false),
         };
         Self {
-            nearness: if near { candidate.nearness } else { 0 },
             share: if shares { used.share.max(0.0).to_bits() } else { 0 },
-            last_call: used.last_call.filter(|_| ages),
+            last_call: used.last_call.filter(|_| ages).map_or(i64::MIN, |at| at.timestamp_micros()),
         }
     }
 }
@@ -117,7 +134,7 @@ pub(super) fn pick_any(
     usage: &impl Fn(&E164) -> NumberUse,
     draw: u64,
 ) -> Result<E164, Option<DateTime<Utc>>> {
-    let mut best: Option<(&Candidate, Rank)> = None;
+    let mut best: Option<(&Candidate, (u8, Rank))> = None;
     let mut soonest: Option<DateTime<Utc>> = None;
     let mut weight_total: u64 = 0;
     for candidate in tier.candidates.iter() {
@@ -127,7 +144,7 @@ pub(super) fn pick_any(
             continue;
         }
         weight_total += u64::from(candidate.weight);
-        let standing = Rank::of(tier.strategy, candidate, &used);
+        let standing = (tier.nearness(candidate), Rank::of(tier.strategy, &used));
         // Candidates stand in the order of their numbers: only what is strictly better replaces the best.
         if best.is_none_or(|(_, best)| standing < best) {
             best = Some((candidate, standing));

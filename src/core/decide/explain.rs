@@ -1,12 +1,17 @@
 //! The decision for one job, told in full: every rule and why it was passed over, every number and why it was left
 //! out, when the job could be dialed. It runs [`decide`](super::decide)'s own steps and only writes down what they saw.
 
+use std::sync::Arc;
+
 use chrono::{DateTime, Utc};
 use chrono_tz::Tz;
 use serde::Serialize;
 
 use super::select::{Exclusion, excluded, region_of};
-use super::{Callee, Choice, Class, Decision, NumberUse, Settled, Step, Tier, TierSource, World, choose};
+use super::{
+    Callee, Candidate, Candidates, Choice, Class, Decision, Lists, NumberUse, Settled, Step, Tier,
+    TierSource, World, choose,
+};
 use crate::core::hours::HoursVerdict;
 use crate::core::ids::{AccountName, Brand, CampaignId, ModelId, RoutingVersion};
 use crate::core::phone::E164;
@@ -150,7 +155,9 @@ pub fn explain(question: &Question) -> Explanation {
         rules: Vec::new(),
     };
     let mut steps = Vec::new();
-    match super::decide_seen(world, class, &mut |index, step| steps.push((index, step))) {
+    match super::decide_seen(world, class, &mut Lists::default(), &mut |index, step| {
+        steps.push((index, step))
+    }) {
         Decision::Hold(reason) => said.settle(Outcome::Wait, Some(reason), None),
         Decision::Refuse(reason) => said.settle(Outcome::Refuse, Some(reason), None),
         Decision::Dial(plan) => {
@@ -247,7 +254,7 @@ fn rules_said(question: &Question, settled: &Settled, steps: &[(usize, Step)]) -
             };
             let looked_at = matches!(did, Did::NoEligibleNumber { .. } | Did::OfferedNumbers { .. });
             let (candidates, excluded) =
-                if looked_at { numbers_said(question, settled, rule) } else { Default::default() };
+                if looked_at { numbers_said(question, settled, (index, rule)) } else { Default::default() };
             RuleSaid { place: Some(index + 1), name: rule.name.clone(), did, candidates, excluded }
         })
         .collect()
@@ -257,12 +264,11 @@ fn rules_said(question: &Question, settled: &Settled, steps: &[(usize, Step)]) -
 fn numbers_said(
     question: &Question,
     settled: &Settled,
-    rule: &Rule,
+    (index, rule): (usize, &Rule),
 ) -> (Vec<CandidateSaid>, Vec<ExcludedSaid>) {
     let (world, pool) = (question.world, &settled.pool);
-    let candidates = super::select::candidates(world, question.class, pool, rule);
-    let candidates =
-        candidates.iter().map(|c| candidate_said(question, &c.number, c.weight, c.nearness)).collect();
+    let candidates = Arc::new(Candidates::new(super::select::candidates(world, pool, rule)));
+    let tier = Tier::of_rule(index, rule, candidates, question.class.place());
     let mut numbers: Vec<&E164> =
         pool.numbers().iter().map(|n| &n.number).chain(&rule.uses.numbers).collect();
     numbers.sort();
@@ -279,21 +285,28 @@ fn numbers_said(
         };
         Some(ExcludedSaid { number: number.as_str().to_owned(), reason, has })
     });
-    (candidates, out.collect())
+    (candidates_said(question, &tier), out.collect())
 }
 
 fn pinned_said(question: &Question, tier: &Tier) -> RuleSaid {
-    let said = |c: &super::Candidate| candidate_said(question, &c.number, c.weight, c.nearness);
     RuleSaid {
         place: None,
         name: TierSource::Publisher.name().to_owned(),
         did: Did::OfferedNumbers { strategy: tier.strategy, sticky: tier.sticky, overflow: tier.overflow },
-        candidates: tier.candidates.iter().map(said).collect(),
+        candidates: candidates_said(question, tier),
         excluded: Vec::new(),
     }
 }
 
-fn candidate_said(question: &Question, number: &E164, weight: u32, nearness: u8) -> CandidateSaid {
+fn candidates_said(question: &Question, tier: &Tier) -> Vec<CandidateSaid> {
+    tier.candidates
+        .iter()
+        .map(|candidate| candidate_said(question, candidate, tier.nearness(candidate)))
+        .collect()
+}
+
+fn candidate_said(question: &Question, candidate: &Candidate, nearness: u8) -> CandidateSaid {
+    let Candidate { number, weight, .. } = candidate;
     let used = (question.usage)(number);
     let limits = question.world.rules.number_limits(number);
     let windows = (question.figures)(number).map_or(Vec::new(), |figures| {
@@ -314,7 +327,7 @@ fn candidate_said(question: &Question, number: &E164, weight: u32, nearness: u8)
         free: used.free,
         next_at: used.next_at,
         last_call: used.last_call,
-        weight,
+        weight: *weight,
         nearness,
         share: used.share,
         windows,

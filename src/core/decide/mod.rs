@@ -3,6 +3,7 @@
 //! each has been used.
 
 mod brief;
+mod candidates;
 mod choose;
 mod explain;
 mod ranking;
@@ -11,6 +12,7 @@ mod select;
 mod world;
 
 pub use brief::brief;
+pub use candidates::{Candidate, Candidates, Lists};
 pub use choose::{Choice, NumberUse, choose, choose_by};
 pub use explain::{
     CandidateSaid, Did, ExcludedSaid, Explanation, Outcome, Question, RuleSaid, WindowSaid, explain,
@@ -19,11 +21,11 @@ pub use ranking::Rankings;
 pub use select::Exclusion;
 pub use world::*;
 
-use std::collections::BTreeMap;
-use std::sync::{Arc, OnceLock};
+use std::sync::Arc;
 
 use crate::core::ids::{AccountName, Brand, ModelId};
 use crate::core::phone::E164;
+use crate::core::place::Place;
 use crate::core::rules::compile::Asked;
 use crate::core::rules::{NoRoute, Otherwise, Overflow, Rule, Strategy};
 use crate::core::states::Reason;
@@ -55,10 +57,9 @@ pub struct Tier {
     pub strategy: Strategy,
     pub sticky: bool,
     pub overflow: Overflow,
-    /// Sorted by number. Empty only for [`TierSource::AgentDefault`].
-    pub candidates: Arc<[Candidate]>,
-    /// See [`brief`]: counted when first asked for.
-    excluded: OnceLock<BTreeMap<&'static str, usize>>,
+    pub candidates: Arc<Candidates>,
+    /// Where the callees are, for [`Strategy::LocalPresence`].
+    callees: Place,
 }
 
 /// Who says that these numbers may be used.
@@ -83,28 +84,30 @@ impl TierSource {
     }
 }
 
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Candidate {
-    pub number: E164,
-    pub weight: u32,
-    /// To the callee, for `local_presence`: 0 same area code, 1 region, 2 country, 3 elsewhere. Else 0.
-    pub nearness: u8,
-}
-
 /// The decision for a class of jobs. What holds for all of them is asked first, the rules last.
 pub fn decide(world: &World, class: &Class) -> Decision {
-    decide_seen(world, class, &mut |_, _| {})
+    decide_among(world, class, &mut Lists::default())
+}
+
+/// The same, for many classes of one world, which keep their lists together.
+pub fn decide_among(world: &World, class: &Class, lists: &mut Lists) -> Decision {
+    decide_seen(world, class, lists, &mut |_, _| {})
 }
 
 /// [`decide`], telling of each rule that matched, by its place in the file, what came of it.
-fn decide_seen(world: &World, class: &Class, saw: &mut impl FnMut(usize, Step)) -> Decision {
+fn decide_seen(
+    world: &World,
+    class: &Class,
+    lists: &mut Lists,
+    saw: &mut impl FnMut(usize, Step),
+) -> Decision {
     let settled = match gate(world, class) {
         Ok(settled) => settled,
         Err(decision) => return decision,
     };
     let tiers = match &class.pinned {
-        Some(pinned) => pinned_tier(world, &settled, pinned).map(|tier| vec![tier]),
-        None => walk(world, class, &settled, saw),
+        Some(pinned) => pinned_tier(world, class, &settled, pinned).map(|tier| vec![tier]),
+        None => walk(world, class, &settled, lists, saw),
     };
     match tiers {
         Ok(tiers) => Decision::Dial(Plan {
@@ -176,10 +179,10 @@ fn gate(world: &World, class: &Class) -> Result<Settled, Decision> {
     Ok(Settled { model, brand, account, pool })
 }
 
-fn pinned_tier(world: &World, settled: &Settled, pinned: &E164) -> Result<Tier, Decision> {
-    if settled.pool.get(pinned).is_none() {
+fn pinned_tier(world: &World, class: &Class, settled: &Settled, pinned: &E164) -> Result<Tier, Decision> {
+    let Some(attached) = settled.pool.get(pinned) else {
         return Err(Decision::Hold(Reason::FromNumberNotInPool));
-    }
+    };
     if !world.number_state(pinned).is_eligible() {
         return Err(Decision::Hold(Reason::NoEligibleNumber));
     }
@@ -188,8 +191,8 @@ fn pinned_tier(world: &World, settled: &Settled, pinned: &E164) -> Result<Tier, 
         strategy: Strategy::LeastUsed,
         sticky: false,
         overflow: Overflow::Wait,
-        candidates: [Candidate { number: pinned.clone(), weight: 1, nearness: 0 }].into(),
-        excluded: OnceLock::new(),
+        candidates: Arc::new(Candidates::new(vec![select::candidate(world, attached, 1)])),
+        callees: class.place(),
     })
 }
 
@@ -208,17 +211,19 @@ fn walk(
     world: &World,
     class: &Class,
     settled: &Settled,
+    lists: &mut Lists,
     saw: &mut impl FnMut(usize, Step),
 ) -> Result<Vec<Tier>, Decision> {
     let asked = settled.asked(class);
     let mut tiers = Vec::new();
     for (index, rule) in world.rules.matching(&asked) {
-        let candidates = select::candidates(world, class, &settled.pool, rule);
+        let list = || select::candidates(world, &settled.pool, rule);
+        let candidates = lists.of_rule(&settled.model, index, list);
         let step = if candidates.is_empty() { Step::Otherwise(rule.otherwise) } else { Step::Tier };
         saw(index, step);
         match step {
             Step::Tier => {
-                tiers.push(Tier::of_rule(index, rule, candidates));
+                tiers.push(Tier::of_rule(index, rule, candidates, class.place()));
                 if rule.overflow == Overflow::Wait {
                     return Ok(tiers);
                 }
@@ -255,14 +260,19 @@ impl Settled {
 }
 
 impl Tier {
-    pub(in crate::core) fn of_rule(index: usize, rule: &Rule, candidates: Vec<Candidate>) -> Self {
+    pub(in crate::core) fn of_rule(
+        index: usize,
+        rule: &Rule,
+        candidates: Arc<Candidates>,
+        callees: Place,
+    ) -> Self {
         Self {
             source: TierSource::Rule { index, name: rule.name.clone() },
             strategy: rule.strategy,
             sticky: rule.sticky,
             overflow: rule.overflow,
-            candidates: candidates.into(),
-            excluded: OnceLock::new(),
+            candidates,
+            callees,
         }
     }
 
@@ -272,8 +282,8 @@ impl Tier {
             strategy: Strategy::LeastUsed,
             sticky: false,
             overflow: Overflow::Wait,
-            candidates: [].into(),
-            excluded: OnceLock::new(),
+            candidates: Arc::default(),
+            callees: Place::default(),
         }
     }
 }

@@ -5,36 +5,55 @@
 //! the lists are made anew ([`Rankings::clear`]), after each reading of all numbers; so does one that was asked for in vain.
 
 use std::cmp::Reverse;
-use std::collections::{BinaryHeap, HashMap};
+use std::collections::BinaryHeap;
+use std::collections::binary_heap::PeekMut;
 use std::sync::Arc;
 
 use chrono::{DateTime, Utc};
+use rustc_hash::FxHashMap;
 
+use super::Tier;
+use super::candidates::{Candidates, Ring};
 use super::choose::{NumberUse, Rank, pick_any};
-use super::{Candidate, Tier};
 use crate::core::phone::E164;
 use crate::core::rules::Strategy;
 use crate::core::usage::UsageBook;
 
 /// Where candidates stand in a list.
-type Place = u32;
+type Spot = u32;
 
-/// The orders of all lists in use.
+/// The orders of all lists in use. Each list has one for every ring that somebody looks into: those of `local_presence` are
+/// small but for the last, which holds all numbers and stands for callees everywhere.
 #[derive(Debug, Default)]
 pub struct Rankings {
-    lists: HashMap<(usize, Strategy), Ranking>,
+    lists: FxHashMap<(usize, Strategy, Ring), Ranking>,
 }
 
 #[derive(Debug)]
 struct Ranking {
     /// Held, so that no other list can come to stand at its address.
-    candidates: Arc<[Candidate]>,
-    free: BinaryHeap<Reverse<(Rank, Place)>>,
-    /// Not free, and when that is to be looked at again.
-    dated: BinaryHeap<Reverse<(DateTime<Utc>, Place)>>,
-    /// Not free, and nobody knows until when: looked at again in the next pass.
-    undated: Vec<Place>,
+    candidates: Arc<Candidates>,
+    free: BinaryHeap<Reverse<(Rank, Spot)>>,
+    full: Full,
     pass: u64,
+}
+
+/// Those that are not free.
+#[derive(Debug, Default)]
+struct Full {
+    /// When that is to be looked at again.
+    dated: BinaryHeap<Reverse<(DateTime<Utc>, Spot)>>,
+    /// Nobody knows until when: looked at again in the next pass.
+    undated: Vec<Spot>,
+}
+
+impl Full {
+    fn add(&mut self, place: Spot, used: &NumberUse, book: &UsageBook) {
+        match used.next_at.filter(|at| *at > book.upto()) {
+            Some(at) => self.dated.push(Reverse((at, place))),
+            None => self.undated.push(place),
+        }
+    }
 }
 
 impl Rankings {
@@ -43,11 +62,19 @@ impl Rankings {
         self.lists.clear();
     }
 
-    /// Whether any of the tier's numbers is free; otherwise when the first may be. Where no list is kept of them yet, none
+    /// Whether any of the tier's numbers is free; otherwise when the first may be. Where no order is kept of them yet, none
     /// is made for that alone.
     pub fn any_free(&mut self, tier: &Tier, book: &UsageBook) -> Result<(), Option<DateTime<Utc>>> {
-        let kept = self.lists.contains_key(&key(tier));
-        if !kept && tier.candidates.iter().any(|candidate| book.view(&candidate.number).free) {
+        for ring in tier.rings() {
+            if let Some(ranking) = self.lists.get_mut(&key(tier, ring)) {
+                match ranking.best(tier.strategy, book) {
+                    Ok(_) => return Ok(()),
+                    Err(next_at) if ring == Ring::Everywhere => return Err(next_at),
+                    Err(_) => {}
+                }
+            }
+        }
+        if tier.candidates.iter().any(|candidate| book.view(&candidate.number).free) {
             return Ok(());
         }
         self.best(tier, book, 0).map(drop)
@@ -59,24 +86,32 @@ impl Rankings {
             // A draw has no order.
             return pick_any(tier, &|number| book.view(number), draw);
         }
-        let ranking = self.lists.entry(key(tier)).or_insert_with(|| Ranking::new(&tier.candidates, book));
-        ranking.best(tier.strategy, book)
+        let mut soonest = None;
+        for ring in tier.rings() {
+            let ranking = self.lists.entry(key(tier, ring));
+            let ranking = ranking.or_insert_with(|| Ranking::new(&tier.candidates, ring, book));
+            match ranking.best(tier.strategy, book) {
+                Ok(number) => return Ok(number),
+                // The last ring holds all.
+                Err(next_at) => soonest = next_at,
+            }
+        }
+        Err(soonest)
     }
 }
 
-fn key(tier: &Tier) -> (usize, Strategy) {
-    (tier.candidates.as_ptr() as usize, tier.strategy)
+fn key(tier: &Tier, ring: Ring) -> (usize, Strategy, Ring) {
+    (Arc::as_ptr(&tier.candidates) as usize, tier.strategy, ring)
 }
 
 impl Ranking {
     /// Everything is to be looked at.
-    fn new(candidates: &Arc<[Candidate]>, book: &UsageBook) -> Self {
-        let places = 0..Place::try_from(candidates.len()).unwrap_or(Place::MAX);
+    fn new(candidates: &Arc<Candidates>, ring: Ring, book: &UsageBook) -> Self {
+        let undated: Vec<Spot> = candidates.within(ring).collect();
         Self {
             candidates: Arc::clone(candidates),
-            free: BinaryHeap::with_capacity(candidates.len()),
-            dated: BinaryHeap::new(),
-            undated: places.collect(),
+            free: BinaryHeap::with_capacity(undated.len()),
+            full: Full { undated, ..Full::default() },
             pass: book.pass().wrapping_sub(1),
         }
     }
@@ -84,45 +119,47 @@ impl Ranking {
     fn best(&mut self, strategy: Strategy, book: &UsageBook) -> Result<E164, Option<DateTime<Utc>>> {
         if self.pass != book.pass() {
             self.pass = book.pass();
-            for place in std::mem::take(&mut self.undated) {
+            for place in std::mem::take(&mut self.full.undated) {
                 self.sort_in(place, strategy, book);
             }
-            while let Some(&Reverse((at, place))) = self.dated.peek()
+            while let Some(&Reverse((at, place))) = self.full.dated.peek()
                 && at <= book.upto()
             {
-                self.dated.pop();
+                self.full.dated.pop();
                 self.sort_in(place, strategy, book);
             }
         }
-        while let Some(Reverse((stood, place))) = self.free.pop() {
-            let Some(candidate) = self.candidates.get(place as usize) else { continue };
-            let used = book.view(&candidate.number);
-            if used.free && Rank::of(strategy, candidate, &used) == stood {
-                let number = candidate.number.clone();
-                self.free.push(Reverse((stood, place)));
-                return Ok(number);
+        while let Some(mut first) = self.free.peek_mut() {
+            let Reverse((stood, place)) = *first;
+            let known = self.candidates.get(place as usize);
+            let used = known.map(|candidate| book.view(&candidate.number)).unwrap_or_default();
+            let rank = Rank::of(strategy, &used);
+            match known {
+                Some(candidate) if used.free && rank == stood => return Ok(candidate.number.clone()),
+                Some(_) if used.free => *first = Reverse((rank, place)),
+                _ => {
+                    PeekMut::pop(first);
+                    self.full.add(place, &used, book);
+                }
             }
-            self.sort_in(place, strategy, book);
         }
         Err(self.soonest(book))
     }
 
-    fn sort_in(&mut self, place: Place, strategy: Strategy, book: &UsageBook) {
+    fn sort_in(&mut self, place: Spot, strategy: Strategy, book: &UsageBook) {
         let Some(candidate) = self.candidates.get(place as usize) else { return };
         let used = book.view(&candidate.number);
-        match used {
-            NumberUse { free: true, .. } => {
-                self.free.push(Reverse((Rank::of(strategy, candidate, &used), place)));
-            }
-            NumberUse { next_at: Some(at), .. } if at > book.upto() => self.dated.push(Reverse((at, place))),
-            _ => self.undated.push(place),
+        if used.free {
+            self.free.push(Reverse((Rank::of(strategy, &used), place)));
+        } else {
+            self.full.add(place, &used, book);
         }
     }
 
     fn soonest(&self, book: &UsageBook) -> Option<DateTime<Utc>> {
-        let date = |place: Place| book.view(&self.candidates.get(place as usize)?.number).next_at;
-        let dated = self.dated.peek().map(|Reverse((at, _))| *at);
-        self.undated.iter().filter_map(|place| date(*place)).chain(dated).min()
+        let date = |place: Spot| book.view(&self.candidates.get(place as usize)?.number).next_at;
+        let dated = self.full.dated.peek().map(|Reverse((at, _))| *at);
+        self.full.undated.iter().filter_map(|place| date(*place)).chain(dated).min()
     }
 }
 
@@ -132,8 +169,9 @@ mod tests {
     use chrono::TimeDelta;
     use proptest::prelude::*;
 
-    use super::super::{TierSource, reference};
+    use super::super::{Candidate, TierSource, reference};
     use super::*;
+    use crate::core::place::{Place, Region};
     use crate::core::rules::{Limits, Overflow, Strategy};
     use crate::core::usage::Used;
 
@@ -143,13 +181,32 @@ mod tests {
         E164::from_canonical(&format!("+1628666{:04}", 6_000 + n)).unwrap()
     }
 
+    fn place(area: Option<&str>, region: &str, country: &str) -> Place {
+        let [region, country] = [region, country].map(|text| text.parse::<Region>().unwrap());
+        Place {
+            area: area.map(|area| area.parse().unwrap()),
+            region: Some(region),
+            country: Some(country.country()),
+        }
+    }
+
+    /// A place in Los Angeles, and places that share less and less with it.
+    fn at(nearness: u8) -> Place {
+        match nearness {
+            0 => place(Some("+1213"), "US-CA", "US"),
+            1 => place(Some("+1415"), "US-CA", "US"),
+            2 => place(Some("+1212"), "US-NY", "US"),
+            _ => place(None, "GB", "GB"),
+        }
+    }
+
     fn tier(strategy: Strategy, nearness: &[u8]) -> Tier {
         let candidates = nearness.iter().enumerate().map(|(n, &nearness)| Candidate {
             number: number(n),
             weight: 1,
-            nearness,
+            place: at(nearness),
         });
-        reference::tier(TierSource::Publisher, strategy, Overflow::Wait, candidates.collect())
+        reference::tier(TierSource::Publisher, strategy, Overflow::Wait, candidates.collect(), at(0))
     }
 
     fn read(book: &mut UsageBook, now: DateTime<Utc>, used: &[(u32, u32, Option<i64>, bool)]) {

@@ -12,7 +12,7 @@ use super::tests::{model, number};
 use super::*;
 use crate::core::ids::{CampaignId, RoutingVersion};
 use crate::core::phone::place_of;
-use crate::core::place::Region;
+use crate::core::place::{Place, Region};
 use crate::core::rules::{
     CallingRules, CampaignSettings, Compiled, Defaults, Limits, Match, NumberSettings, OnMismatch, Settings,
     Use,
@@ -40,14 +40,15 @@ pub(crate) fn tier(
     strategy: Strategy,
     overflow: Overflow,
     candidates: Vec<Candidate>,
+    callees: Place,
 ) -> Tier {
     Tier {
         source,
         strategy,
         sticky: false,
         overflow,
-        candidates: candidates.into(),
-        excluded: OnceLock::new(),
+        candidates: Arc::new(Candidates::new(candidates)),
+        callees,
     }
 }
 
@@ -129,6 +130,17 @@ fn slow_tiers(world: &World, class: &Class) -> Result<Tiers, Decision> {
     }
 }
 
+/// How far a number is from the tier's callees.
+fn far(tier: &Tier, candidate: &Candidate) -> usize {
+    let (callees, number) = (&tier.callees, &candidate.place);
+    let near = [
+        callees.area.is_some_and(|area| number.area == Some(area)),
+        callees.region.is_some_and(|region| number.region == Some(region)),
+        callees.country.is_some_and(|country| number.country == Some(country)),
+    ];
+    near.iter().position(|near| *near).unwrap_or(near.len())
+}
+
 /// Sorts what is free by what the strategy prefers and takes the first.
 fn slow_choose(plan: &Plan, uses: &HashMap<E164, NumberUse>, sticky: Option<&E164>, draw: u64) -> Choice {
     let mut dates = Vec::new();
@@ -155,7 +167,7 @@ fn slow_choose(plan: &Plan, uses: &HashMap<E164, NumberUse>, sticky: Option<&E16
         match tier.strategy {
             Strategy::LeastUsed => free.sort_by_key(|c| (share(c), age(c), text(c))),
             Strategy::RoundRobin => free.sort_by_key(|c| (age(c), text(c))),
-            Strategy::LocalPresence => free.sort_by_key(|c| (c.nearness, share(c), age(c), text(c))),
+            Strategy::LocalPresence => free.sort_by_key(|c| (far(tier, c), share(c), age(c), text(c))),
             Strategy::Weighted => {
                 free.sort_by_key(|c| text(c));
                 let tickets: Vec<&Candidate> =
@@ -401,10 +413,10 @@ proptest! {
     #[test]
     fn weights_hold_over_many_draws(weights in collection::vec(1u32..6, 2..5)) {
         let candidates: Vec<Candidate> = NUMBERS.iter().zip(&weights)
-            .map(|(n, weight)| Candidate { number: number(n), weight: *weight, nearness: 0 }).collect();
+            .map(|(n, weight)| Candidate { number: number(n), weight: *weight, place: Place::default() }).collect();
         let mut candidates = candidates;
         candidates.sort_by(|a, b| a.number.cmp(&b.number));
-        let tier = tier(TierSource::Publisher, Strategy::Weighted, Overflow::Wait, candidates.clone());
+        let tier = tier(TierSource::Publisher, Strategy::Weighted, Overflow::Wait, candidates.clone(), Place::default());
         let plan = Plan { model: model(), brand: None, account: AccountName::default_account(), tiers: vec![tier] };
         let total: u32 = weights.iter().sum();
         let mut counts: HashMap<E164, u32> = HashMap::new();

@@ -2,10 +2,10 @@
 
 use std::collections::BTreeSet;
 
-use super::{Candidate, Class, Pool, PoolNumber, World};
+use super::{Candidate, Pool, PoolNumber, World};
 use crate::core::phone::E164;
-use crate::core::place::Region;
-use crate::core::rules::{Rule, Strategy, Use};
+use crate::core::place::{Place, Region};
+use crate::core::rules::{Rule, Use};
 use crate::core::states::words;
 
 words!(
@@ -48,20 +48,17 @@ pub fn excluded(world: &World, pool: &Pool, uses: &Use, number: &E164) -> Option
 }
 
 /// The rule's candidates, sorted by number.
-pub fn candidates(world: &World, class: &Class, pool: &Pool, rule: &Rule) -> Vec<Candidate> {
-    let mut candidates = Vec::new();
-    for number in narrowed(world, pool, &rule.uses) {
-        if excluded(world, pool, &rule.uses, number).is_some() {
-            continue;
-        }
-        let weight = world.rules.number(number).map_or(1, |entry| entry.weight);
-        let nearness = match (rule.strategy, pool.get(number)) {
-            (Strategy::LocalPresence, Some(attached)) => nearness(world, class, attached),
-            _ => 0,
-        };
-        candidates.push(Candidate { number: number.clone(), weight, nearness });
-    }
-    candidates
+pub fn candidates(world: &World, pool: &Pool, rule: &Rule) -> Vec<Candidate> {
+    let numbers = narrowed(world, pool, &rule.uses).into_iter();
+    let usable = numbers.filter(|number| excluded(world, pool, &rule.uses, number).is_none());
+    let weight = |number| world.rules.number(number).map_or(1, |entry| entry.weight);
+    usable.filter_map(|number| Some(candidate(world, pool.get(number)?, weight(number)))).collect()
+}
+
+pub fn candidate(world: &World, attached: &PoolNumber, weight: u32) -> Candidate {
+    let region = region_of(world, attached);
+    let place = Place { country: region.map(|r| r.country()), region, area: attached.place.area };
+    Candidate { number: attached.number.clone(), weight, place }
 }
 
 /// At least the numbers that the rule may use, sorted, without reading a large pool where the rule names few.
@@ -84,19 +81,4 @@ fn narrowed<'a>(world: &'a World, pool: &'a Pool, uses: &'a Use) -> BTreeSet<&'a
 /// As the file has it, else derived.
 pub fn region_of(world: &World, number: &PoolNumber) -> Option<Region> {
     world.rules.number(&number.number).and_then(|entry| entry.region).or(number.place.region)
-}
-
-/// To the callee: 0 same area code, 1 region, 2 country, 3 elsewhere.
-fn nearness(world: &World, class: &Class, number: &PoolNumber) -> u8 {
-    let region = region_of(world, number);
-    let callee_country = class.region.map(|r| r.country()).or(class.country);
-    if class.area.is_some() && class.area == number.place.area {
-        0
-    } else if class.region.is_some() && class.region == region {
-        1
-    } else if callee_country.is_some() && callee_country == region.map(|r| r.country()) {
-        2
-    } else {
-        3
-    }
 }

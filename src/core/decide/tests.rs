@@ -311,7 +311,8 @@ fn each_strategy_prefers_what_it_says() {
 #[test]
 fn local_presence_goes_by_area_code_region_country_then_any() {
     let plan = strategy("local_presence", &[LONDON, NY, LA, SF]);
-    let near: Vec<_> = plan.tiers[0].candidates.iter().map(|c| (c.number.as_str(), c.nearness)).collect();
+    let near: Vec<_> =
+        plan.tiers[0].candidates.iter().map(|c| (c.number.as_str(), plan.tiers[0].nearness(c))).collect();
     assert_eq!(near, [(NY, 2), (LA, 1), (SF, 0), (LONDON, 3)]);
 }
 

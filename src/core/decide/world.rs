@@ -48,6 +48,12 @@ impl Class {
             sticky: None,
         }
     }
+
+    /// Where its callees are, as the rules see it.
+    pub(super) fn place(&self) -> Place {
+        let country = self.region.map(|region| region.country()).or(self.country);
+        Place { country, region: self.region, area: self.area }
+    }
 }
 
 words!(

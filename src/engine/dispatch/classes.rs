@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use chrono::{DateTime, TimeDelta, Utc};
 
-use crate::core::decide::{Class, Decision, Plan, World, decide};
+use crate::core::decide::{Class, Decision, Lists, Plan, World, decide_among};
 use crate::core::ids::ClassNo;
 use crate::core::ledger::{ClassEnd, ClassHead, ClassStatus};
 use crate::core::phone::E164;
@@ -39,8 +39,10 @@ pub(super) struct Classes {
     decided: HashMap<ClassNo, Standing>,
     /// Decisions are good for this world only.
     of: Option<Arc<World>>,
-    /// The numbers of all plans.
+    lists: Lists,
+    /// The numbers of all plans, and where the lists stand that they are from.
     numbers: HashSet<E164>,
+    listed: HashSet<usize>,
     noted: HashMap<ClassNo, Noted>,
 }
 
@@ -55,6 +57,8 @@ impl Classes {
         if self.of.as_ref().is_none_or(|of| !Arc::ptr_eq(of, world)) {
             self.decided.clear();
             self.numbers.clear();
+            self.listed.clear();
+            self.lists = Lists::default();
             self.of = Some(Arc::clone(world));
         }
         let new: Vec<ClassNo> = heads.iter().map(|h| h.class_no).filter(|no| !self.is_read(*no)).collect();
@@ -73,10 +77,13 @@ impl Classes {
             if let (false, Some(class)) =
                 (self.decided.contains_key(&head.class_no), self.known.get(&head.class_no))
             {
-                let standing = standing(world, class);
+                let standing = standing(world, class, &mut self.lists);
                 if let Standing::Dial(plan) = &standing {
-                    let numbers = plan.tiers.iter().flat_map(|tier| tier.candidates.iter());
-                    self.numbers.extend(numbers.map(|c| c.number.clone()));
+                    for list in plan.tiers.iter().map(|tier| &tier.candidates) {
+                        if self.listed.insert(Arc::as_ptr(list) as usize) {
+                            self.numbers.extend(list.iter().map(|candidate| candidate.number.clone()));
+                        }
+                    }
                 }
                 self.decided.insert(head.class_no, standing);
             }
@@ -149,8 +156,8 @@ fn is_news(said: &ClassStatus, status: &ClassStatus) -> bool {
     said.reason != status.reason || moved
 }
 
-fn standing(world: &World, class: &Class) -> Standing {
-    match decide(world, class) {
+fn standing(world: &World, class: &Class, lists: &mut Lists) -> Standing {
+    match decide_among(world, class, lists) {
         Decision::Dial(plan) => Standing::Dial(Arc::new(plan)),
         Decision::Hold(Reason::Canceled) => Standing::End(ClassEnd::Canceled),
         Decision::Hold(reason) => Standing::Hold(reason),
