@@ -391,11 +391,10 @@ declare
 begin
     for r in select thing, array_agg(slot order by slot) slots, array_agg(new order by new) filter (where new is not null) news
              from unnest(p_thing, p_slot, p_new) d(thing, slot, new) where thing is not null group by thing order by thing loop
-        select min(t.ordinal) into v_from
-        from (select ordinal, slot from outdial.grants where thing_no = r.thing order by ordinal desc limit 10000) t
-        where t.slot >= r.slots[1];
-        -- Not logged: the thing has no windows.
-        continue when v_from is null;
+        select l.last_ordinal + 1 - outdial.granted_since(r.thing, l.last_ordinal, 10000, r.slots[1] - interval '1 microsecond')
+        into v_from from outdial.limits l where l.thing_no = r.thing;
+        -- Not logged: the thing has no windows, or it was long ago.
+        continue when not exists (select 1 from outdial.grants g where g.thing_no = r.thing and g.ordinal = v_from);
         v_keep := array(
             select s from (
                 select t.slot s from (select slot, row_number() over (partition by slot) as nth
@@ -501,17 +500,23 @@ begin
         -- Written so that not all that the worker holds is read for it.
         where r.job_no = any (p_job) and r.worker_no + 0 = p_worker order by r.job_no for update
     ), mended as materialized (
-        select l.* from outdial.limits l
+        select l.*, l.last_ordinal - outdial.granted_since(l.thing_no, l.last_ordinal, 1000000,
+                                                           (select min(h.slot) from held h) - interval '1 microsecond') as before
+        from outdial.limits l
         where l.thing_no = any (array(select unnest(array[number_thing, campaign_thing, account_thing]) from held))
           and l.mended_at > v_now - interval '5 seconds'
+    ), recent as materialized (
+        -- The end of those logs, from the first of these slots on.
+        select m.thing_no, g.slot, max(g.ordinal) as ordinal from mended m
+        cross join lateral (select g.ordinal, g.slot from outdial.grants g
+                            where g.thing_no = m.thing_no and g.ordinal > m.before order by g.ordinal limit 10000) g
+        group by m.thing_no, g.slot
     ), granted as materialized (
         -- A slot that doesn't stand there any more was put to another time when the clock had gone back: nothing is kept free for it.
-        select h.job_no, h.slot, l.*,
-               (select g.ordinal from outdial.grants g
-                where g.thing_no = l.thing_no and g.slot = h.slot
-                  and g.ordinal = l.last_ordinal - outdial.granted_since(l.thing_no, l.last_ordinal, 1000000, h.slot)) as mine
+        select h.job_no, h.slot, l.*, r.ordinal as mine
         from held h cross join lateral unnest(array[h.number_thing, h.campaign_thing, h.account_thing]) t(thing)
         join mended l on l.thing_no = t.thing
+        left join recent r on r.thing_no = l.thing_no and r.slot = h.slot
     ), crowded as materialized (
         -- Slots made before a log was mended may be too early now.
         select distinct m.job_no from granted m
@@ -1202,14 +1207,16 @@ begin
 end $$;
 
 -- How far numbers are used, in each window as it slides, and when the next slot is. A window can hold no more than its n:
--- counting goes no further back.
+-- counting goes no further back. The last hundred calls are counted one by one, which for most numbers is all.
 create function outdial.used_numbers(p_number text[], p_slack interval) returns table (
     number text, used_second bigint, used_minute bigint, used_hour bigint, used_day bigint, in_use bigint,
     next_at timestamptz, last_slot timestamptz
 ) language sql stable as $$
-    select l.key, coalesce(u.s, 0), coalesce(u.m, 0),
-           case when l.per_hour > 100 then outdial.granted_since(l.thing_no, l.last_ordinal, l.per_hour, t.now - interval '1 hour' - p_slack) else coalesce(u.h, 0) end,
-           case when l.per_day > 100 then outdial.granted_since(l.thing_no, l.last_ordinal, l.per_day, t.now - interval '1 day' - p_slack) else coalesce(u.d, 0) end,
+    select l.key,
+           case when u.s = 100 then outdial.granted_since(l.thing_no, l.last_ordinal, coalesce(l.per_second, 1000000), t.now - interval '1 second' - p_slack) else u.s end,
+           case when u.m = 100 then outdial.granted_since(l.thing_no, l.last_ordinal, coalesce(l.per_minute, 1000000), t.now - interval '1 minute' - p_slack) else u.m end,
+           case when u.h = 100 then outdial.granted_since(l.thing_no, l.last_ordinal, coalesce(l.per_hour, 1000000), t.now - interval '1 hour' - p_slack) else u.h end,
+           case when u.d = 100 then outdial.granted_since(l.thing_no, l.last_ordinal, coalesce(l.per_day, 1000000), t.now - interval '1 day' - p_slack) else u.d end,
            l.in_use::bigint,
            (select max(g.slot + w.span + p_slack + outdial.stepped(g.slot))
             from (values (l.per_second, interval '1 second'), (l.per_minute, interval '1 minute'),
@@ -1218,14 +1225,14 @@ create function outdial.used_numbers(p_number text[], p_slack interval) returns 
            l.last_slot
     from (select clock_timestamp() as now) t
     cross join outdial.limits l
-    left join lateral (
+    cross join lateral (
         select count(*) filter (where g.slot > t.now - interval '1 second' - p_slack) s,
                count(*) filter (where g.slot > t.now - interval '1 minute' - p_slack) m,
                count(*) filter (where g.slot > t.now - interval '1 hour' - p_slack) h,
                count(*) filter (where g.slot > t.now - interval '1 day' - p_slack) d
         from outdial.grants g
         where g.thing_no = l.thing_no
-          and g.ordinal > l.last_ordinal - greatest(l.per_second, l.per_minute, least(l.per_hour, 100), least(l.per_day, 100), 1)) u on true
+          and g.ordinal > l.last_ordinal - least(greatest(l.per_second, l.per_minute, l.per_hour, l.per_day, 1), 100)) u
     where l.kind = 3 and l.key = any (p_number)
 $$;
 

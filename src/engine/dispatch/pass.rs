@@ -134,7 +134,8 @@ impl<L: DispatchLedger> Dispatch<L> {
                 granted.iter().for_each(|(number, slot)| state.book.granted_since(number, *slot));
             }
             state.rankings.clear();
-            state.usage_due = Some(clock::monotonic() + READ_EVERY.max(took * 20));
+            // Workers read one after the other what all of them change: together no more than one of them.
+            state.usage_due = Some(clock::monotonic() + READ_EVERY.max(took * 20 * state.share.1.max(1)));
         }
         let is_due = state.usage_due.is_none_or(|due| clock::monotonic() >= due);
         if is_due && state.reading.is_empty() && !state.classes.numbers().is_empty() {
