@@ -14,7 +14,7 @@ use tokio::sync::{Semaphore, mpsc, watch};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
-use super::{Context, Failure, connect, demand_schema, explainer, insist, job_options};
+use super::{Context, Failure, demand_schema, explainer, insist, job_options};
 use crate::broker::{self, Consumer, Links};
 use crate::clock;
 use crate::config::{Config, Needs};
@@ -33,7 +33,7 @@ use crate::engine::upkeep::Upkeep;
 use crate::engine::upkeep::retention::{Kept, RetentionLedger};
 use crate::engine::world::WorldKeeper;
 use crate::http::Server;
-use crate::store::{self, Ledger, Purpose};
+use crate::store::{self, Connections, Ledger, Purpose};
 #[cfg(feature = "otlp")]
 use crate::synthflow;
 use crate::telemetry::Metrics;
@@ -170,16 +170,17 @@ impl Running {
             }
         });
 
-        let pool = connect(config, Purpose::Steps, store::PATIENCE_AT_START).await?;
+        let (url, most) = (config.database.url()?, config.database.connections_max);
+        let on = Connections::open(url, most, store::PATIENCE_AT_START).await?;
+        let pool = on.rest().clone();
         demand_schema(&pool, store::PATIENCE_AT_START).await?;
-        let url = config.database.url()?;
         let reads = store::connect(url, Purpose::Reads, API_READS, store::PATIENCE_AT_START).await?;
         api.open(pool.clone(), reads, config.events, explainer(config));
         let target = broker::Target::parse(config.amqp.url()?)?;
         broker::prepare(&target, config.amqp.declare, store::PATIENCE_AT_START).await?;
 
         let lease = config.worker.lease;
-        let register = || Ledger::register(pool.clone(), lease, config.events, dry_run);
+        let register = || Ledger::register(on.clone(), lease, config.events, dry_run);
         let ledger = Arc::new(insist(store::PATIENCE_AT_START, register).await?);
         let accounts = Arc::new(Accounts::new(config, &ledger, &metrics, dry_run)?);
         insist(store::PATIENCE_AT_START, || accounts.ensure()).await?;

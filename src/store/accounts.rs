@@ -42,7 +42,7 @@ impl KeyLedger for Ledger {
             .bind(account.as_str())
             .bind(works)
             .bind(self.events())
-            .execute(&self.pool)
+            .execute(&self.on.rest)
             .await
             .map(drop)
             .map_err(ledger_error)

@@ -52,12 +52,65 @@ pub async fn connect(
 ) -> Result<PgPool, ConnectError> {
     let options = options(url, purpose)?;
     wait_for(&options, patience).await?;
+    Ok(pool_of(&options, connections_max))
+}
+
+fn pool_of(options: &PgConnectOptions, connections_max: u32) -> PgPool {
     let pool = PgPoolOptions::new()
         .max_connections(connections_max)
         .acquire_timeout(TRY_MAX)
         // A round trip per statement saved: a dead connection shows in the statement itself.
         .test_before_acquire(false);
-    Ok(pool.connect_lazy_with(options))
+    pool.connect_lazy_with(options.clone())
+}
+
+/// A worker's connections, by the steps that run on them. The steps of each job are large statements: a connection takes
+/// tens of milliseconds to plan all of them, and does so again after each vacuum of a table of theirs. So those that run one
+/// after the other at any rate keep to connections of their own.
+#[derive(Debug, Clone)]
+pub struct Connections {
+    pub(super) intake: PgPool,
+    pub(super) dispatch: PgPool,
+    pub(super) place: PgPool,
+    /// Everything else.
+    pub(super) rest: PgPool,
+}
+
+/// With fewer connections all share them.
+const APART_FROM: u32 = 8;
+
+impl Connections {
+    /// So many in all, opened when they are needed; see [`connect`].
+    ///
+    /// # Errors
+    /// [`ConnectError`], as [`connect`].
+    pub async fn open(
+        url: &SecretString,
+        connections_max: u32,
+        patience: Duration,
+    ) -> Result<Self, ConnectError> {
+        let options = options(url, Purpose::Steps)?;
+        wait_for(&options, patience).await?;
+        if connections_max < APART_FROM {
+            return Ok(pool_of(&options, connections_max).into());
+        }
+        // Settling beside leave and release.
+        let (intake, dispatch, place) = (1, 1, 2);
+        let rest = connections_max - intake - dispatch - place;
+        let of = |most| pool_of(&options, most);
+        Ok(Self { intake: of(intake), dispatch: of(dispatch), place: of(place), rest: of(rest) })
+    }
+
+    /// Those for everything but the steps of each job.
+    pub fn rest(&self) -> &PgPool {
+        &self.rest
+    }
+}
+
+impl From<PgPool> for Connections {
+    fn from(pool: PgPool) -> Self {
+        Self { intake: pool.clone(), dispatch: pool.clone(), place: pool.clone(), rest: pool }
+    }
 }
 
 fn options(url: &SecretString, purpose: Purpose) -> Result<PgConnectOptions, ConnectError> {

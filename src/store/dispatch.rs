@@ -34,7 +34,7 @@ const USED_MAX: usize = 500;
 impl DispatchLedger for Ledger {
     async fn heads(&self) -> Answer<Vec<ClassHead>> {
         let rows = sqlx::query("select class_no, rank, job_no from outdial.heads()")
-            .fetch_all(&self.pool)
+            .fetch_all(&self.on.dispatch)
             .await
             .map_err(ledger_error)?;
         Ok(rows
@@ -54,7 +54,7 @@ impl DispatchLedger for Ledger {
              from outdial.classes where class_no = any ($1)",
         )
         .bind(numbers)
-        .fetch_all(&self.pool)
+        .fetch_all(&self.on.dispatch)
         .await
         .map_err(ledger_error)?;
         Ok(rows
@@ -94,7 +94,7 @@ impl DispatchLedger for Ledger {
         .bind(each)
         .bind(i64::from(nth))
         .bind(i64::from(of.max(1)))
-        .fetch_all(&self.pool)
+        .fetch_all(&self.on.dispatch)
         .await
         .map_err(ledger_error)?;
         rows.iter()
@@ -129,7 +129,7 @@ impl DispatchLedger for Ledger {
         .bind(models)
         .bind(brands)
         .bind(phones)
-        .fetch_all(&self.pool)
+        .fetch_all(&self.on.dispatch)
         .await
         .map_err(ledger_error)?;
         rows.iter().map(|row| row.get::<Option<&str>, _>(0).map(number).transpose()).collect()
@@ -145,7 +145,7 @@ impl DispatchLedger for Ledger {
             )
             .bind(piece.iter().map(E164::as_str).collect::<Vec<_>>())
             .bind(interval(slack))
-            .fetch_all(&self.pool)
+            .fetch_all(&self.on.rest)
             .await
             .map_err(ledger_error)?;
             for row in &rows {
@@ -212,7 +212,7 @@ impl DispatchLedger for Ledger {
         .bind(intents.iter().map(|i| Json(&i.decision)).collect::<Vec<_>>())
         .bind(intents.iter().map(|i| i.window_until).collect::<Vec<_>>())
         .bind(self.dry_run)
-        .fetch_all(&self.pool)
+        .fetch_all(&self.on.dispatch)
         .await
         .map_err(ledger_error)?;
         let said = rows.first().map(|row| row.get(10));
@@ -232,14 +232,14 @@ impl DispatchLedger for Ledger {
         sqlx::query("select outdial.call_off($1, $2)")
             .bind(self.asked_as.load(Ordering::Acquire))
             .bind(self.askings.load(Ordering::Acquire))
-            .execute(&self.pool)
+            .execute(&self.on.rest)
             .await
             .map_err(ledger_error)?;
         // As whoever asked: this process may have been taken for dead since, and have another number.
         sqlx::query("select outdial.release($1, $2)")
             .bind(self.asked_as.load(Ordering::Acquire))
             .bind(unheard.iter().map(|(job_no, _)| job_no.0).collect::<Vec<_>>())
-            .execute(&self.pool)
+            .execute(&self.on.rest)
             .await
             .map_err(ledger_error)?;
         let unsent: Vec<_> = unheard.iter().map(|(_, attempt)| Settlement::nothing_sent(*attempt)).collect();
@@ -267,7 +267,7 @@ impl DispatchLedger for Ledger {
             .bind(held)
             .bind(classes)
             .bind(self.events())
-            .execute(&self.pool)
+            .execute(&self.on.dispatch)
             .await
             .map(drop)
             .map_err(ledger_error)
@@ -288,7 +288,7 @@ impl DispatchLedger for Ledger {
             .bind(reason.as_str())
             .bind(i32::try_from(limit).unwrap_or(i32::MAX))
             .bind(self.events())
-            .fetch_one(&self.pool)
+            .fetch_one(&self.on.dispatch)
             .await
             .map_err(ledger_error)?;
         Ok(usize::try_from(ended).unwrap_or(0))
@@ -302,7 +302,7 @@ impl DispatchLedger for Ledger {
             .bind(state)
             .bind(reason.as_str())
             .bind(self.events())
-            .execute(&self.pool)
+            .execute(&self.on.dispatch)
             .await
             .map(drop)
             .map_err(ledger_error)
@@ -316,7 +316,7 @@ impl DispatchLedger for Ledger {
             .bind(numbers)
             .bind(reasons)
             .bind(dates)
-            .execute(&self.pool)
+            .execute(&self.on.dispatch)
             .await
             .map(drop)
             .map_err(ledger_error)
@@ -328,7 +328,7 @@ impl DispatchLedger for Ledger {
              where ended_at is null and lease_until > clock_timestamp()",
         )
         .bind(self.worker_no())
-        .fetch_one(&self.pool)
+        .fetch_one(&self.on.rest)
         .await
         .map_err(ledger_error)?;
         let (nth, of): (i64, i64) = (row.get(0), row.get(1));
@@ -337,7 +337,7 @@ impl DispatchLedger for Ledger {
     }
 
     async fn want_pool(&self, model: &ModelId, account: &AccountName) -> Answer<()> {
-        super::pool::want_agent(&self.pool, model, account).await
+        super::pool::want_agent(&self.on.dispatch, model, account).await
     }
 }
 
@@ -354,7 +354,7 @@ impl Ledger {
             .bind(text(&|c| c.area.as_ref().map(|a| a.to_string())))
             .bind(text(&|c| c.pinned.as_ref().map(|p| p.as_str().to_owned())))
             .bind(text(&|c| c.sticky.as_ref().map(|s| s.as_str().to_owned())))
-            .fetch_all(&self.pool)
+            .fetch_all(&self.on.rest)
             .await
             .map_err(ledger_error)?;
         Ok(rows.iter().map(|row| ClassNo(row.get(0))).collect())

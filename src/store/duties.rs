@@ -12,7 +12,7 @@ impl Duties for Ledger {
             .bind(name)
             .bind(self.worker_no())
             .bind(interval(lease))
-            .fetch_one(&self.pool)
+            .fetch_one(&self.on.rest)
             .await
             .map_err(ledger_error)
     }
@@ -21,7 +21,7 @@ impl Duties for Ledger {
         sqlx::query("delete from outdial.duties where name = $1 and worker_no = $2")
             .bind(name)
             .bind(self.worker_no())
-            .execute(&self.pool)
+            .execute(&self.on.rest)
             .await
             .map(drop)
             .map_err(ledger_error)

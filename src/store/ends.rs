@@ -22,7 +22,7 @@ impl EndsLedger for Ledger {
         )
         .bind(account.as_str())
         .bind(i64::try_from(max).unwrap_or(i64::MAX))
-        .fetch_all(&self.pool)
+        .fetch_all(&self.on.rest)
         .await
         .map_err(ledger_error)?;
         let mut open = Open::default();
@@ -47,7 +47,7 @@ impl EndsLedger for Ledger {
         )
         .bind(interval(live_max))
         .bind(i64::try_from(max).unwrap_or(i64::MAX))
-        .fetch_all(&self.pool)
+        .fetch_all(&self.on.rest)
         .await
         .map_err(ledger_error)?;
         Ok(ids.into_iter().map(AttemptId).collect())
@@ -72,7 +72,7 @@ impl EndsLedger for Ledger {
                 .bind(each(ends, |end| end.duration_s))
                 .bind(each(ends, |end| end.recording_url.as_deref()))
                 .bind(self.events())
-                .fetch_one(&self.pool)
+                .fetch_one(&self.on.rest)
                 .await
                 .map_err(ledger_error)?;
         failpoint::at(Point::AfterFinish).await?;
@@ -82,7 +82,7 @@ impl EndsLedger for Ledger {
     async fn mismatched(&self) -> Result<usize, LedgerError> {
         let rows = sqlx::query("select number, calls, quarantined from outdial.mismatched($1)")
             .bind(self.events())
-            .fetch_all(&self.pool)
+            .fetch_all(&self.on.rest)
             .await
             .map_err(ledger_error)?;
         let mut all = 0;

@@ -53,7 +53,7 @@ impl IntakeLedger for Ledger {
         sqlx::query("select job_id from outdial.cancel($1, $2)")
             .bind(ids)
             .bind(self.events())
-            .fetch_all(&self.pool)
+            .fetch_all(&self.on.rest)
             .await
             .map(|canceled| canceled.len() as u64)
             .map_err(ledger_error)
@@ -66,7 +66,7 @@ impl IntakeLedger for Ledger {
                          else (select count(*) from (select 1 from outdial.work limit 200000) w) end
              from pg_class c where c.oid = 'outdial.work'::regclass",
         )
-        .fetch_one(&self.pool)
+        .fetch_one(&self.on.rest)
         .await
         .map_err(ledger_error)?;
         Ok(u64::try_from(count).unwrap_or(0))
@@ -86,7 +86,7 @@ impl Ledger {
         }
         sqlx::query("select outdial.see_campaigns($1)")
             .bind(new.iter().map(CampaignId::as_str).collect::<Vec<_>>())
-            .execute(&self.pool)
+            .execute(&self.on.intake)
             .await
             .map_err(ledger_error)?;
         self.remembered.campaigns.lock().unwrap_or_else(PoisonError::into_inner).extend(new);
@@ -113,7 +113,9 @@ impl Ledger {
         let rows = match self.try_insert(batch, classes).await {
             // Upkeep makes room ahead; a flood may be faster.
             Err(error) if is_out_of_room(&error) => {
-                super::retention::make_partitions(&self.pool, batch.len()).await.map_err(not_the_jobs)?;
+                super::retention::make_partitions(&self.on.intake, batch.len())
+                    .await
+                    .map_err(not_the_jobs)?;
                 self.try_insert(batch, classes).await
             }
             done => done,
@@ -149,7 +151,7 @@ impl Ledger {
         .bind(jobs().map(|j| j.received_at).collect::<Vec<_>>())
         .bind(batch.iter().map(|n| n.traceparent.as_deref()).collect::<Vec<_>>())
         .bind(self.events())
-        .fetch_all(&self.pool)
+        .fetch_all(&self.on.intake)
         .await
     }
 }

@@ -9,6 +9,7 @@ use chrono::{DateTime, Utc};
 use sqlx::postgres::types::PgInterval;
 use sqlx::{PgPool, Row};
 
+use super::Connections;
 use super::intake::Remembered;
 use super::pool::Pools;
 use crate::core::events::EventTypes;
@@ -19,7 +20,7 @@ use crate::engine::ledger::{LedgerError, LifeLedger};
 /// One worker's view of the ledger; clones share it.
 #[derive(Debug, Clone)]
 pub struct Ledger {
-    pub(super) pool: PgPool,
+    pub(super) on: Connections,
     /// This worker's number, which is also its epoch: a worker taken for dead comes back under a new one.
     worker: Arc<AtomicI64>,
     /// How often it has asked for slots.
@@ -38,13 +39,13 @@ pub struct Ledger {
 impl Ledger {
     /// Registers a worker. `lease`: how long it is believed alive without a word.
     pub async fn register(
-        pool: PgPool,
+        on: impl Into<Connections>,
         lease: Duration,
         events: EventTypes,
         dry_run: bool,
     ) -> Result<Self, LedgerError> {
         let mut ledger = Self {
-            pool,
+            on: on.into(),
             worker: Arc::default(),
             askings: Arc::default(),
             asked_as: Arc::default(),
@@ -76,7 +77,7 @@ impl Ledger {
         let (worker, remembered) = (Arc::default(), Arc::default());
         let (askings, asked_as) = (Arc::default(), Arc::default());
         Self {
-            pool,
+            on: pool.into(),
             worker,
             askings,
             asked_as,
@@ -101,7 +102,7 @@ impl Ledger {
         .bind(i32::try_from(std::process::id()).unwrap_or(0))
         .bind(env!("CARGO_PKG_VERSION"))
         .bind(interval(lease))
-        .fetch_one(&self.pool)
+        .fetch_one(&self.on.rest)
         .await
         .map_err(ledger_error)?;
         self.worker.store(row.get(0), Ordering::Release);
@@ -112,7 +113,7 @@ impl Ledger {
     pub async fn resign(&self) -> Result<(), LedgerError> {
         sqlx::query("update outdial.workers set ended_at = clock_timestamp() where worker_no = $1 and ended_at is null")
             .bind(self.worker_no())
-            .execute(&self.pool)
+            .execute(&self.on.rest)
             .await
             .map(drop)
             .map_err(ledger_error)
@@ -123,12 +124,12 @@ impl Ledger {
     }
 
     pub fn pool(&self) -> &PgPool {
-        &self.pool
+        &self.on.rest
     }
 
     /// Its view of pools.
     pub fn pool_ledger(&self) -> Pools {
-        Pools { db: self.pool.clone(), events: self.events.clone() }
+        Pools { db: self.on.rest.clone(), events: self.events.clone() }
     }
 
     pub(super) fn events(&self) -> Option<&[&'static str]> {
@@ -143,7 +144,7 @@ impl LifeLedger for Ledger {
         )
         .bind(self.worker_no())
         .bind(interval(lease))
-        .execute(&self.pool)
+        .execute(&self.on.rest)
         .await
         .map(|done| done.rows_affected() == 1)
         .map_err(ledger_error)
@@ -154,14 +155,14 @@ impl LifeLedger for Ledger {
     }
 
     async fn now(&self) -> Result<DateTime<Utc>, LedgerError> {
-        sqlx::query_scalar("select clock_timestamp()").fetch_one(&self.pool).await.map_err(ledger_error)
+        sqlx::query_scalar("select clock_timestamp()").fetch_one(&self.on.rest).await.map_err(ledger_error)
     }
 
     async fn note_step(&self, ahead: Duration) -> Result<(), LedgerError> {
         sqlx::query("select outdial.note_step($1, $2)")
             .bind(self.witness)
             .bind(interval(ahead))
-            .execute(&self.pool)
+            .execute(&self.on.rest)
             .await
             .map(drop)
             .map_err(ledger_error)
@@ -169,7 +170,7 @@ impl LifeLedger for Ledger {
 
     async fn control(&self) -> Result<Control, LedgerError> {
         let row = sqlx::query("select routing_version, epoch, kill_switch from outdial.control")
-            .fetch_one(&self.pool)
+            .fetch_one(&self.on.rest)
             .await
             .map_err(ledger_error)?;
         Ok(Control { version: RoutingVersion(row.get(0)), epoch: row.get(1), kill_switch: row.get(2) })

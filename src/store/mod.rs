@@ -30,7 +30,9 @@ pub use checks::{
     AgentNumbers, PausedAccount, ServerFacts, Standing, agents, limits_lost, newer_steps, read_clock,
     server_facts, standing,
 };
-pub use connect::{ConnectError, PATIENCE_AT_START, PATIENCE_OF_COMMANDS, Purpose, connect, error_text};
+pub use connect::{
+    ConnectError, Connections, PATIENCE_AT_START, PATIENCE_OF_COMMANDS, Purpose, connect, error_text,
+};
 pub use ledger::Ledger;
 pub use pool::{AgentRow, NumberRow, Pools, agent, agent_unavailable, rules_in_use, want_agent};
 pub use roles::missing_grants;

@@ -15,7 +15,7 @@ impl EventLog for Ledger {
             "select id, type, subject, sequence, time, data::text, traceparent from outdial.outbox order by id limit $1",
         )
         .bind(i64::try_from(limit).unwrap_or(i64::MAX))
-        .fetch_all(&self.pool)
+        .fetch_all(&self.on.rest)
         .await
         .map_err(ledger_error)?;
         rows.iter().map(event).collect::<Result<_, _>>().map_err(ledger_error)
@@ -25,7 +25,7 @@ impl EventLog for Ledger {
         failpoint::at(Point::AfterPublish).await?;
         sqlx::query("delete from outdial.outbox where id = any ($1)")
             .bind(ids)
-            .execute(&self.pool)
+            .execute(&self.on.rest)
             .await
             .map(drop)
             .map_err(ledger_error)

@@ -51,7 +51,7 @@ impl PlaceLedger for Ledger {
         .bind(decisions)
         .bind(windows)
         .bind(self.dry_run)
-        .fetch_all(&self.pool)
+        .fetch_all(&self.on.place)
         .await
         .map_err(ledger_error)?;
         failpoint::at(Point::AfterAuthorise).await?;
@@ -73,7 +73,7 @@ impl PlaceLedger for Ledger {
         sqlx::query("select outdial.release($1, $2)")
             .bind(self.worker_no())
             .bind(jobs)
-            .execute(&self.pool)
+            .execute(&self.on.place)
             .await
             .map(drop)
             .map_err(ledger_error)
@@ -125,7 +125,7 @@ impl PlaceLedger for Ledger {
         .bind(self.events())
         .bind(answers)
         .bind(REFUSALS_MAX)
-        .fetch_all(&self.pool)
+        .fetch_all(&self.on.place)
         .await
         .map_err(ledger_error)?;
         if self.dry_run {

@@ -31,7 +31,7 @@ impl EvidenceLedger for Ledger {
         )
         .bind(account.as_str())
         .bind(i64::try_from(max).unwrap_or(i64::MAX))
-        .fetch_all(&self.pool)
+        .fetch_all(&self.on.rest)
         .await
         .map_err(ledger_error)?;
         let mut sought = Sought::default();
@@ -68,7 +68,7 @@ impl EvidenceLedger for Ledger {
         .bind(from)
         .bind(to)
         .bind(calls)
-        .fetch_all(&self.pool)
+        .fetch_all(&self.on.rest)
         .await
         .map_err(ledger_error)?;
         Ok(known.iter().filter_map(|id| CallId::parse(id).ok()).collect())
@@ -88,7 +88,7 @@ impl EvidenceLedger for Ledger {
                 .bind(attempts)
                 .bind(ids)
                 .bind(self.events())
-                .fetch_one(&self.pool)
+                .fetch_one(&self.on.rest)
                 .await
                 .map_err(ledger_error)?;
         failpoint::at(Point::AfterFound).await?;
@@ -110,7 +110,7 @@ impl EvidenceLedger for Ledger {
                 .bind(complete)
                 .bind(began)
                 .bind(interval(gap))
-                .execute(&self.pool)
+                .execute(&self.on.rest)
                 .await
                 .map_err(ledger_error)?;
         }
@@ -132,7 +132,7 @@ impl EvidenceLedger for Ledger {
             .bind(to)
             .bind(clear_for)
             .bind(self.events())
-            .fetch_one(&self.pool)
+            .fetch_one(&self.on.rest)
             .await
             .map_err(ledger_error)?;
             over += usize::try_from(some).unwrap_or(0);
@@ -157,7 +157,7 @@ impl Ledger {
     /// The database's.
     pub async fn audit_places(&self) -> Result<u64, LedgerError> {
         let drift: i64 = sqlx::query_scalar("select outdial.audit_places()")
-            .fetch_one(&self.pool)
+            .fetch_one(&self.on.rest)
             .await
             .map_err(ledger_error)?;
         Ok(drift.unsigned_abs())

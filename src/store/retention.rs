@@ -23,13 +23,13 @@ pub(super) async fn make_partitions(pool: &PgPool, jobs: usize) -> Result<u32, L
 
 impl RetentionLedger for Ledger {
     async fn make_partitions(&self) -> Result<u32, LedgerError> {
-        make_partitions(&self.pool, 0).await
+        make_partitions(&self.on.rest, 0).await
     }
 
     async fn note_ended(&self, limit: u32) -> Result<bool, LedgerError> {
         sqlx::query_scalar("select outdial.note_ended($1)")
             .bind(i32::try_from(limit).unwrap_or(i32::MAX))
-            .fetch_one(&self.pool)
+            .fetch_one(&self.on.rest)
             .await
             .map_err(ledger_error)
     }
@@ -37,8 +37,11 @@ impl RetentionLedger for Ledger {
     async fn drop_records(&self, kept: Duration) -> Result<Dropping, LedgerError> {
         let query =
             "select first_no, end_no, outcome = 'dropped' from outdial.drop_records(outdial.kept_since($1))";
-        let row =
-            sqlx::query(query).bind(interval(kept)).fetch_optional(&self.pool).await.map_err(ledger_error)?;
+        let row = sqlx::query(query)
+            .bind(interval(kept))
+            .fetch_optional(&self.on.rest)
+            .await
+            .map_err(ledger_error)?;
         Ok(match row {
             None => Dropping::Nothing,
             Some(row) if row.get(2) => Dropping::Dropped(range(&row)),
@@ -57,7 +60,7 @@ impl RetentionLedger for Ledger {
             .bind(interval(kept))
             .bind(after.0)
             .bind(i32::try_from(limit).unwrap_or(i32::MAX))
-            .fetch_one(&self.pool)
+            .fetch_one(&self.on.rest)
             .await
             .map_err(ledger_error)?;
         Ok((upto.map(JobNo), forgotten.unsigned_abs()))
@@ -66,7 +69,7 @@ impl RetentionLedger for Ledger {
     async fn old_keys(&self, kept: Duration) -> Result<Vec<JobRange>, LedgerError> {
         let rows = sqlx::query("select first_no, end_no from outdial.old_keys(outdial.kept_since($1))")
             .bind(interval(kept))
-            .fetch_all(&self.pool)
+            .fetch_all(&self.on.rest)
             .await
             .map_err(ledger_error)?;
         Ok(rows.iter().map(range).collect())
@@ -82,7 +85,7 @@ impl RetentionLedger for Ledger {
             .bind(ranges.iter().map(|range| range.first).collect::<Vec<_>>())
             .bind(after)
             .bind(i32::try_from(limit).unwrap_or(i32::MAX))
-            .fetch_one(&self.pool)
+            .fetch_one(&self.on.rest)
             .await
             .map_err(ledger_error)
     }

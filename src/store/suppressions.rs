@@ -116,7 +116,7 @@ impl ExplainLedger for Ledger {
         )
         .bind(phone.as_str())
         .bind(phone.as_number())
-        .fetch_all(&self.pool)
+        .fetch_all(&self.on.rest)
         .await
         .map_err(ledger_error)?;
         Ok(scopes.iter().filter_map(|text| Scope::parse(text)).collect())
@@ -135,7 +135,7 @@ impl ExplainLedger for Ledger {
             .bind(asked.caps.iter().map(|cap| number(cap.calls)).collect::<Vec<i32>>())
             .bind(asked.caps.iter().map(|cap| number(cap.seconds)).collect::<Vec<i32>>())
             .bind(interval(slack))
-            .fetch_one(&self.pool)
+            .fetch_one(&self.on.rest)
             .await
             .map_err(ledger_error)
     }

@@ -24,7 +24,7 @@ impl UpkeepLedger for Ledger {
         let expired: i32 = sqlx::query_scalar("select outdial.expire($1, $2)")
             .bind(i32::try_from(limit).unwrap_or(i32::MAX))
             .bind(self.events())
-            .fetch_one(&self.pool)
+            .fetch_one(&self.on.rest)
             .await
             .map_err(ledger_error)?;
         Ok(expired.unsigned_abs())
@@ -34,7 +34,7 @@ impl UpkeepLedger for Ledger {
         let row = sqlx::query("select upto, ready from outdial.rejudge($1, $2)")
             .bind(after.0)
             .bind(i32::try_from(limit).unwrap_or(i32::MAX))
-            .fetch_one(&self.pool)
+            .fetch_one(&self.on.rest)
             .await
             .map_err(ledger_error)?;
         Ok(walked(&row))
@@ -45,7 +45,7 @@ impl UpkeepLedger for Ledger {
             .bind(after.0)
             .bind(i32::try_from(limit).unwrap_or(i32::MAX))
             .bind(self.events())
-            .fetch_one(&self.pool)
+            .fetch_one(&self.on.rest)
             .await
             .map_err(ledger_error)?;
         Ok(walked(&row))
@@ -56,7 +56,7 @@ impl UpkeepLedger for Ledger {
         let row = sqlx::query("select released, unknown from outdial.take_over($1, $2)")
             .bind(interval(lease))
             .bind(self.events())
-            .fetch_one(&self.pool)
+            .fetch_one(&self.on.rest)
             .await
             .map_err(ledger_error)?;
         failpoint::at(Point::AfterTakeOver).await?;
@@ -68,7 +68,7 @@ impl UpkeepLedger for Ledger {
             .bind(interval(after))
             .bind(i32::try_from(limit).unwrap_or(i32::MAX))
             .bind(self.events())
-            .fetch_one(&self.pool)
+            .fetch_one(&self.on.rest)
             .await
             .map_err(ledger_error)?;
         Ok(n.unwrap_or_default().unsigned_abs())
@@ -82,7 +82,7 @@ impl UpkeepLedger for Ledger {
         sqlx::query_scalar("select outdial.prune_recipients($1, $2)")
             .bind(after)
             .bind(i32::try_from(limit).unwrap_or(i32::MAX))
-            .fetch_one(&self.pool)
+            .fetch_one(&self.on.rest)
             .await
             .map_err(ledger_error)
     }
@@ -92,7 +92,7 @@ impl UpkeepLedger for Ledger {
             .bind(after)
             .bind(PRUNE_THINGS)
             .bind(PRUNE_GRANTS)
-            .fetch_one(&self.pool)
+            .fetch_one(&self.on.rest)
             .await
             .map_err(ledger_error)
     }
@@ -124,7 +124,7 @@ impl Ledger {
              join outdial.classes c using (class_no) left join outdial.jobs j on j.job_no = w.job_no
              group by why",
         )
-        .fetch_all(&self.pool)
+        .fetch_all(&self.on.rest)
         .await
         .map_err(ledger_error)?;
         let waiting: Vec<(Reason, i64)> =
@@ -134,7 +134,7 @@ impl Ledger {
             "select (select count(*) from outdial.live where state = 'unknown'),
                     (select count(*) from (select 1 from outdial.outbox limit 1000000) o)",
         )
-        .fetch_one(&self.pool)
+        .fetch_one(&self.on.rest)
         .await
         .map_err(ledger_error)?;
         Ok(Gauges { waiting, dialable, unknown: row.get(0), outbox: row.get(1) })
@@ -143,7 +143,7 @@ impl Ledger {
     async fn count(&self, statement: &'static str, limit: u32) -> Result<u32, LedgerError> {
         let count: i32 = sqlx::query_scalar(statement)
             .bind(i32::try_from(limit).unwrap_or(i32::MAX))
-            .fetch_one(&self.pool)
+            .fetch_one(&self.on.rest)
             .await
             .map_err(ledger_error)?;
         Ok(count.unsigned_abs())

@@ -26,7 +26,7 @@ impl WorldLedger for Ledger {
         let settings: sqlx::types::Json<Settings> =
             sqlx::query_scalar("select settings from outdial.routing_versions where version = $1")
                 .bind(version.0)
-                .fetch_one(&self.pool)
+                .fetch_one(&self.on.rest)
                 .await
                 .map_err(ledger_error)?;
         // Rules that a newer version has applied may name what this one doesn't know: then it dials nothing.
@@ -63,7 +63,7 @@ impl Ledger {
              from outdial.agents a",
         )
         .bind(interval(max_age))
-        .fetch_all(&self.pool)
+        .fetch_all(&self.on.rest)
         .await
         .map_err(ledger_error)?;
         rows.iter()
@@ -84,7 +84,7 @@ impl Ledger {
 
     async fn number_states(&self) -> Answer<HashMap<E164, NumberState>> {
         let rows = sqlx::query("select number, state from outdial.numbers where state <> 'active'")
-            .fetch_all(&self.pool)
+            .fetch_all(&self.on.rest)
             .await
             .map_err(ledger_error)?;
         rows.iter()
@@ -97,7 +97,7 @@ impl Ledger {
 
     async fn campaign_states(&self) -> Answer<HashMap<CampaignId, CampaignState>> {
         let rows = sqlx::query("select campaign_id, state from outdial.campaigns where state <> 'active'")
-            .fetch_all(&self.pool)
+            .fetch_all(&self.on.rest)
             .await
             .map_err(ledger_error)?;
         rows.iter()
@@ -112,7 +112,7 @@ impl Ledger {
     async fn account_states(&self, accounts: &[AccountName]) -> Answer<HashMap<AccountName, AccountState>> {
         let rows = sqlx::query("select name, state from outdial.accounts where name = any ($1)")
             .bind(accounts.iter().map(AccountName::as_str).collect::<Vec<_>>())
-            .fetch_all(&self.pool)
+            .fetch_all(&self.on.rest)
             .await
             .map_err(ledger_error)?;
         rows.iter()
