@@ -12,7 +12,7 @@ help:
 	@echo 'make long    the long forms of single tests: webhooks, opt-outs, a whole campaign, stops under load'
 	@echo 'make chaos   everything goes wrong at once, for 10 minutes (SECONDS=n, RATE=jobs a second, SEED=n: that schedule again)'
 	@echo 'make fuzz    what comes from outside, as hostile as it may be (FUZZ_SECONDS=n for each of five targets: 60)'
-	@echo 'make bench   how fast it is beside the textbook pipeline (WHAT=speed,latency,flat,limits,pressure, JOBS=n, RUNS=n, JSON=file)'
+	@echo 'make bench   how fast it is beside the textbook pipeline (WHAT=speed,latency,choice,flat,limits,pressure, JOBS=n, RUNS=n, JSON=file)'
 	@echo 'make fmt     format the sources'
 	@echo 'make lint    formatting and clippy, warnings are errors'
 	@echo 'make check   compile everything, run nothing'

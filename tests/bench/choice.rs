@@ -6,7 +6,9 @@ use std::sync::Arc;
 use anyhow::{Context, Result, anyhow, ensure};
 use chrono::{DateTime, TimeDelta, Utc};
 use outdial::clock;
-use outdial::core::decide::{AccountState, Class, Decision, Plan, Pool, PoolState, Rankings, World, decide};
+use outdial::core::decide::{
+    AccountState, Class, Decision, Lists, Plan, Pool, PoolState, Rankings, World, decide_among,
+};
 use outdial::core::fair::Turns;
 use outdial::core::ids::{AccountName, CampaignId, ClassNo, JobNo, ModelId, RoutingVersion};
 use outdial::core::ledger::Waiting;
@@ -28,7 +30,8 @@ const PASS: usize = 256;
 const PASSES_A_SECOND: usize = 50;
 const AREAS: [&str; 4] = ["212", "312", "415", "206"];
 
-pub fn find(found: &mut Findings) -> Result<()> {
+pub fn findings() -> Result<Findings> {
+    let mut found = Findings::default();
     for strategy in [Strategy::LeastUsed, Strategy::RoundRobin, Strategy::LocalPresence] {
         for campaigns in [10, 1_000] {
             let world = world(strategy)?;
@@ -38,7 +41,7 @@ pub fn find(found: &mut Findings) -> Result<()> {
             found.at_most(format!("{name}: choosing a number, µs"), chosen_us, 2.0);
         }
     }
-    Ok(())
+    Ok(found)
 }
 
 fn world(strategy: Strategy) -> Result<World> {
@@ -86,7 +89,8 @@ fn of(world: &World, campaigns: usize) -> Result<(f64, f64)> {
         }
     }
     let began = clock::monotonic();
-    let decided: Vec<Decision> = classes.iter().map(|class| decide(world, class)).collect();
+    let mut lists = Lists::default();
+    let decided: Vec<Decision> = classes.iter().map(|class| decide_among(world, class, &mut lists)).collect();
     let decided_us = began.elapsed().as_secs_f64() * 1e6 / classes.len() as f64;
     let plans: Vec<Arc<Plan>> = decided
         .into_iter()

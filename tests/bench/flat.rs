@@ -5,7 +5,6 @@ use anyhow::{Context, Result};
 use outdial::clock;
 use sqlx::{AssertSqlSafe, Connection, Executor, PgConnection};
 
-use super::choice;
 use super::ground::Ground;
 use super::report::{Findings, spread};
 use super::speed;
@@ -36,7 +35,6 @@ fn cases(percent: u64) -> [Case; 6] {
 
 pub async fn findings(ground: &Ground, jobs: usize, percent: u64) -> Result<Findings> {
     let mut found = Findings::default();
-    choice::find(&mut found)?;
     for Case { name, size } in cases(percent) {
         let small = Stage::new(ground, "small", Size::SMALL, NEVER, false, &[]).await?;
         let large = Stage::new(ground, "large", size, NEVER, false, &[]).await?;

@@ -37,10 +37,13 @@ async fn together(ground: &Ground, jobs: usize, found: &mut Findings) -> Result<
     let mut first = 0;
     for _ in 0..TURNS {
         for workers in WORKERS {
-            let measured = speed::run(&stage, first, jobs, workers).await?;
-            println!("  {workers} workers: {:.0}/s", measured.per_second);
+            let measured = speed::run_warm(&stage, first, jobs, workers).await?;
+            println!(
+                "  {workers} workers: {:.0}/s, CPU-µs a job: {:.0?}",
+                measured.per_second, measured.cpu_us
+            );
             rates.entry(workers).or_default().push(measured.per_second);
-            first += jobs;
+            first += 2 * jobs;
         }
     }
     let mut rate = |workers| spread(rates.remove(&workers).unwrap_or_default()).0;

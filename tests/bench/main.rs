@@ -73,7 +73,9 @@ enum What {
     Speed,
     /// From publish to POST at 100 jobs a second, beside what can't be avoided
     Latency,
-    /// Jobs a second with much of everything, beside little; choosing a number; what dashboards ask
+    /// Choosing a number, alone
+    Choice,
+    /// Jobs a second with much of everything, beside little; what dashboards ask
     Flat,
     /// What several workers make of limits, and of each other
     Limits,
@@ -139,6 +141,7 @@ async fn measure(ground: &Ground, what: What, args: &Args) -> Result<Findings> {
     match what {
         What::Speed => speed::findings(ground, args.jobs, args.baseline_jobs).await,
         What::Latency => latency::findings(ground).await,
+        What::Choice => choice::findings(),
         What::Flat => flat::findings(ground, args.baseline_jobs, args.percent).await,
         What::Limits => limits::findings(ground, args.baseline_jobs).await,
         What::Pressure => pressure::findings(ground).await,

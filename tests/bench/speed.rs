@@ -107,7 +107,7 @@ async fn textbook(ground: &Ground, jobs: usize) -> Result<Measured> {
     let mut programs = vec![Process::start(&mut command)?];
     let placed = "select count(*) from calls where state = 'placed'";
     let took = until_placed(&provider, &mut records, placed, &mut programs, jobs).await?;
-    measured(ground, &provider, before, &programs, jobs, took)
+    measured(ground, &provider, (before, 0), &programs, jobs, took)
 }
 
 async fn outdial(ground: &Ground, jobs: usize, events: bool) -> Result<Measured> {
@@ -120,31 +120,70 @@ async fn outdial(ground: &Ground, jobs: usize, events: bool) -> Result<Measured>
 
 /// Lets so many workers do so many jobs, the first of which has that number. Every job has its record at the end.
 pub async fn run(stage: &Stage<'_>, first: usize, jobs: usize, workers: usize) -> Result<Measured> {
-    let mut records = stage.records().await?;
-    stage.provider.reset().await?;
-    let base: i64 =
-        sqlx::query_scalar("select last_value from outdial.job_no").fetch_one(&mut records).await?;
-    let before: i64 = sqlx::query_scalar("select count(*) from outdial.live").fetch_one(&mut records).await?;
     stage.ground.fill("outdial.jobs", first..first + jobs, stage.size.campaigns).await?;
-    if stage.ground.profile {
-        profile::begin(&stage.database).await?;
-    }
-    let cpu = usage::Servers::of(stage.ground, &stage.provider)?;
+    let since = Since::now(stage, &[]).await?;
     let mut programs: Vec<Process> = (0..workers).map(|_| stage.worker()).collect::<Result<_>>()?;
-    let placed = format!("select count(*) - {before} from outdial.live where state = 'placed'");
-    let took = until_placed(&stage.provider, &mut records, &placed, &mut programs, jobs).await?;
-    let measured = measured(stage.ground, &stage.provider, cpu, &programs, jobs, took)?;
-    if stage.ground.profile {
-        profile::tell(&stage.database, jobs).await?;
-    }
-    let records_of = "select count(*) filter (where state = 'placed') from outdial.jobs where job_no > $1";
-    let recorded: i64 = sqlx::query_scalar(records_of).bind(base).fetch_one(&mut records).await?;
-    ensure!(recorded == jobs as i64, "{recorded} of {jobs} jobs have a record that says placed");
-    let told = until_told(&stage.provider, &mut records).await?;
+    let measured = since.until_done(stage, jobs, &mut programs).await?;
     for program in programs {
         stage.stop(program).await?;
     }
-    Ok(Measured { told_per_second: jobs as f64 / told.as_secs_f64(), ..measured })
+    Ok(measured)
+}
+
+/// The same, of workers that have done as many jobs before: all their connections have planned their statements.
+pub async fn run_warm(stage: &Stage<'_>, first: usize, jobs: usize, workers: usize) -> Result<Measured> {
+    stage.ground.fill("outdial.jobs", first..first + jobs, stage.size.campaigns).await?;
+    let since = Since::now(stage, &[]).await?;
+    let mut programs: Vec<Process> = (0..workers).map(|_| stage.worker()).collect::<Result<_>>()?;
+    since.until_done(stage, jobs, &mut programs).await?;
+    let since = Since::now(stage, &programs).await?;
+    stage.ground.fill("outdial.jobs", first + jobs..first + 2 * jobs, stage.size.campaigns).await?;
+    let measured = since.until_done(stage, jobs, &mut programs).await?;
+    for program in programs {
+        stage.stop(program).await?;
+    }
+    Ok(measured)
+}
+
+/// What there was before jobs are done.
+struct Since {
+    last_job: i64,
+    placed: i64,
+    cpu: usage::Servers,
+    own_cpu_us: u64,
+}
+
+impl Since {
+    async fn now(stage: &Stage<'_>, programs: &[Process]) -> Result<Self> {
+        let mut records = stage.records().await?;
+        stage.provider.reset().await?;
+        let last_job =
+            sqlx::query_scalar("select last_value from outdial.job_no").fetch_one(&mut records).await?;
+        let placed = sqlx::query_scalar("select count(*) from outdial.live").fetch_one(&mut records).await?;
+        if stage.ground.profile {
+            profile::begin(&stage.database).await?;
+        }
+        let cpu = usage::Servers::of(stage.ground, &stage.provider)?;
+        Ok(Self { last_job, placed, cpu, own_cpu_us: own_cpu_us(programs)? })
+    }
+
+    async fn until_done(self, stage: &Stage<'_>, jobs: usize, programs: &mut [Process]) -> Result<Measured> {
+        let mut records = stage.records().await?;
+        let placed = format!("select count(*) - {} from outdial.live where state = 'placed'", self.placed);
+        let took = until_placed(&stage.provider, &mut records, &placed, programs, jobs).await?;
+        let measured =
+            measured(stage.ground, &stage.provider, (self.cpu, self.own_cpu_us), programs, jobs, took)?;
+        if stage.ground.profile {
+            profile::tell(&stage.database, jobs).await?;
+        }
+        let records_of =
+            "select count(*) filter (where state = 'placed') from outdial.jobs where job_no > $1";
+        let recorded: i64 =
+            sqlx::query_scalar(records_of).bind(self.last_job).fetch_one(&mut records).await?;
+        ensure!(recorded == jobs as i64, "{recorded} of {jobs} jobs have a record that says placed");
+        let told = until_told(&stage.provider, &mut records).await?;
+        Ok(Measured { told_per_second: jobs as f64 / told.as_secs_f64(), ..measured })
+    }
 }
 
 /// Since the first POST, until the broker has confirmed every event.
@@ -190,18 +229,21 @@ async fn until_placed(
     }
 }
 
+fn own_cpu_us(programs: &[Process]) -> Result<u64> {
+    programs.iter().map(|program| usage::cpu_us(program.pid)).sum()
+}
+
 fn measured(
     ground: &Ground,
     provider: &StandIn,
-    before: usage::Servers,
+    (before, own_before): (usage::Servers, u64),
     programs: &[Process],
     jobs: usize,
     took: Duration,
 ) -> Result<Measured> {
-    let mut own = 0;
+    let own = own_cpu_us(programs)?.saturating_sub(own_before);
     let mut peak_memory = 0;
     for program in programs {
-        own += usage::cpu_us(program.pid)?;
         peak_memory = usage::peak_memory(program.pid)?.max(peak_memory);
     }
     let after = usage::Servers::of(ground, provider)?;
