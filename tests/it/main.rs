@@ -17,6 +17,7 @@ mod controls;
 mod crash;
 mod dashboards;
 mod demo;
+mod deployed;
 mod described;
 mod ends;
 mod fairness;
