@@ -161,6 +161,7 @@ async fn a_lease_without_an_epoch_lets_a_sleeper_send_and_is_found() {
         } else {
             let unused = async || Figures::of(&sleeper).await.sum("unused_slots_total");
             eventually(LONG, async || (unused().await > 0.0).then_some(())).await;
+            stage.jobs("dialing", None, 0, LONG).await;
             stage.prove(&published, &[]).await;
         }
         drop(sleeper);
