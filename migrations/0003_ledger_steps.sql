@@ -391,6 +391,7 @@ declare
 begin
     for r in select thing, array_agg(slot order by slot) slots, array_agg(new order by new) filter (where new is not null) news
              from unnest(p_thing, p_slot, p_new) d(thing, slot, new) where thing is not null group by thing order by thing loop
+        -- The first that is no earlier, among the last ten thousand: logs are in order and without gaps.
         select l.last_ordinal + 1 - outdial.granted_since(r.thing, l.last_ordinal, 10000, r.slots[1] - interval '1 microsecond')
         into v_from from outdial.limits l where l.thing_no = r.thing;
         -- Not logged: the thing has no windows, or it was long ago.
@@ -506,7 +507,7 @@ begin
         where l.thing_no = any (array(select unnest(array[number_thing, campaign_thing, account_thing]) from held))
           and l.mended_at > v_now - interval '5 seconds'
     ), recent as materialized (
-        -- The end of those logs, from the first of these slots on.
+        -- The end of those logs, from the first of these slots on; one beyond the bound counts as moved, and its job gets another.
         select m.thing_no, g.slot, max(g.ordinal) as ordinal from mended m
         cross join lateral (select g.ordinal, g.slot from outdial.grants g
                             where g.thing_no = m.thing_no and g.ordinal > m.before order by g.ordinal limit 10000) g
@@ -1213,10 +1214,10 @@ create function outdial.used_numbers(p_number text[], p_slack interval) returns 
     next_at timestamptz, last_slot timestamptz
 ) language sql stable as $$
     select l.key,
-           case when u.s = 100 then outdial.granted_since(l.thing_no, l.last_ordinal, coalesce(l.per_second, 1000000), t.now - interval '1 second' - p_slack) else u.s end,
-           case when u.m = 100 then outdial.granted_since(l.thing_no, l.last_ordinal, coalesce(l.per_minute, 1000000), t.now - interval '1 minute' - p_slack) else u.m end,
-           case when u.h = 100 then outdial.granted_since(l.thing_no, l.last_ordinal, coalesce(l.per_hour, 1000000), t.now - interval '1 hour' - p_slack) else u.h end,
-           case when u.d = 100 then outdial.granted_since(l.thing_no, l.last_ordinal, coalesce(l.per_day, 1000000), t.now - interval '1 day' - p_slack) else u.d end,
+           case when u.s = 100 and l.per_second > 100 then outdial.granted_since(l.thing_no, l.last_ordinal, l.per_second, t.now - interval '1 second' - p_slack) else u.s end,
+           case when u.m = 100 and l.per_minute > 100 then outdial.granted_since(l.thing_no, l.last_ordinal, l.per_minute, t.now - interval '1 minute' - p_slack) else u.m end,
+           case when u.h = 100 and l.per_hour > 100 then outdial.granted_since(l.thing_no, l.last_ordinal, l.per_hour, t.now - interval '1 hour' - p_slack) else u.h end,
+           case when u.d = 100 and l.per_day > 100 then outdial.granted_since(l.thing_no, l.last_ordinal, l.per_day, t.now - interval '1 day' - p_slack) else u.d end,
            l.in_use::bigint,
            (select max(g.slot + w.span + p_slack + outdial.stepped(g.slot))
             from (values (l.per_second, interval '1 second'), (l.per_minute, interval '1 minute'),
