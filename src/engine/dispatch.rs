@@ -45,8 +45,10 @@ const SHARE_EVERY: Duration = Duration::from_secs(2);
 const HEADS_QUICK: Duration = Duration::from_millis(2);
 /// However long it takes, they are read again after this.
 const HEADS_OLD: Duration = Duration::from_secs(1);
-/// A reading of the numbers' use is renewed this often at least, and takes at most a twentieth of the time.
+/// Between two readings of the numbers' use, which by all workers together take at most a twentieth of one's time.
 const READ_EVERY: Duration = Duration::from_secs(1);
+/// However long it takes, it is read again after this.
+const READ_OLD: Duration = Duration::from_secs(30);
 /// Of a slot that begins so soon after leave can come, leave is asked for at once: it would be a moment later.
 const SOON: Duration = Duration::from_millis(20);
 /// The most slots asked for in one statement.

@@ -7,7 +7,7 @@ use chrono::{DateTime, TimeDelta, Utc};
 use chrono_tz::Tz;
 
 use super::classes::{Classes, Standing};
-use super::{ASKS_MAX, COLLIDED, Dispatch, HEADS_OLD, HEADS_QUICK, IDLE, Next, READ_EVERY, State};
+use super::{ASKS_MAX, COLLIDED, Dispatch, HEADS_OLD, HEADS_QUICK, IDLE, Next, READ_EVERY, READ_OLD, State};
 use crate::clock;
 use crate::core::decide::{Callee, Class, Plan, Rankings, World};
 use crate::core::fair::{Turn, Turns};
@@ -130,12 +130,14 @@ impl<L: DispatchLedger> Dispatch<L> {
         }
         if let Some(Ok((read, took))) = state.reading.try_join_next() {
             let granted = std::mem::take(&mut state.granted);
+            let mut apart = READ_EVERY;
             if take_in(&mut state.book, world, read) {
                 granted.iter().for_each(|(number, slot)| state.book.granted_since(number, *slot));
+                // All workers together spend no more of the database's time on it than one may.
+                apart = apart.max((took * 20 * state.share.1.max(1)).min(READ_OLD));
             }
             state.rankings.clear();
-            // Workers read one after the other what all of them change: together no more than one of them.
-            state.usage_due = Some(clock::monotonic() + READ_EVERY.max(took * 20 * state.share.1.max(1)));
+            state.usage_due = Some(clock::monotonic() + apart);
         }
         let is_due = state.usage_due.is_none_or(|due| clock::monotonic() >= due);
         if is_due && state.reading.is_empty() && !state.classes.numbers().is_empty() {
