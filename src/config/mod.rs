@@ -266,7 +266,7 @@ impl Database {
         if needed && url.is_none() {
             r.demand("database.url", &how_to_set("DATABASE_URL", DATABASE_URL));
         }
-        Self { url, connections_max: r.or("database.connections_max", 10, |v| v.whole_u32(4..=200)) }
+        Self { url, connections_max: r.or("database.connections_max", 12, |v| v.whole_u32(4..=200)) }
     }
 }
 

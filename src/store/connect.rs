@@ -77,7 +77,7 @@ pub struct Connections {
 }
 
 /// With fewer connections all share them.
-const APART_FROM: u32 = 8;
+const APART_FROM: u32 = 12;
 
 impl Connections {
     /// So many in all, opened when they are needed; see [`connect`].
@@ -94,11 +94,16 @@ impl Connections {
         if connections_max < APART_FROM {
             return Ok(pool_of(&options, connections_max).into());
         }
-        // Settling beside leave and release.
-        let (intake, dispatch, place) = (1, 1, 2);
+        // Two of each: one is asked whether it lives while the other has the next statement already, and a flow that a network has
+        // lost without a word stops no step.
+        let (intake, dispatch, place) = (2, 2, 2);
         let rest = connections_max - intake - dispatch - place;
         let of = |most| pool_of(&options, most);
-        Ok(Self { intake: of(intake), dispatch: of(dispatch), place: of(place), rest: of(rest) })
+        // What dispatch reads for each pass is planned once, and so that it goes by keys whatever the tables held then.
+        let planned =
+            options.clone().options([("plan_cache_mode", "force_generic_plan"), ("enable_seqscan", "off")]);
+        let dispatch = pool_of(&planned, dispatch);
+        Ok(Self { intake: of(intake), dispatch, place: of(place), rest: of(rest) })
     }
 
     /// Those for everything but the steps of each job.
