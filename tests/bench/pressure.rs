@@ -33,7 +33,7 @@ enum Trouble {
 /// More than are sent in the time that all of it takes: the flow never ends for want of jobs.
 const JOBS: u64 = 2_000_000;
 /// `worker.max_inflight`
-const UNDER_WAY_MAX: f64 = 256.0;
+const UNDER_WAY_MAX: f64 = 512.0;
 
 pub async fn findings(ground: &Ground) -> Result<Findings> {
     // All wait in the ledger already, so that nothing but the trouble changes the pace.
