@@ -1,5 +1,6 @@
 //! A value as somebody gave it, and its reading as the type that the key wants.
 
+use std::collections::HashMap;
 use std::fmt;
 use std::net::SocketAddr;
 use std::ops::RangeInclusive;
@@ -148,10 +149,15 @@ impl Given {
         })
     }
 
-    /// A list of texts; in a variable or flag separated by commas. `takes`: of which, as for [`Self::text`].
+    /// A list of texts; in a variable or flag separated by commas, or as in the file. `takes`: of which, as for [`Self::text`].
     pub fn list(&self, takes: &str) -> Reading<Vec<String>> {
         match &self.raw {
             Raw::List(items) => Ok(items.clone()),
+            Raw::Text(text) if !self.is_typed() && text.trim_start().starts_with('[') => {
+                let read = toml::from_str::<HashMap<String, Vec<String>>>(&format!("list = {text}"));
+                let bad = |_| Bad::new("begins as a list does, and isn't one", takes);
+                Ok(read.map_err(bad)?.remove("list").unwrap_or_default())
+            }
             Raw::Text(text) if !self.is_typed() => Ok(text
                 .split(',')
                 .map(str::trim)

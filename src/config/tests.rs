@@ -121,6 +121,8 @@ fn each_bad_value_names_what_would_do() {
         ("accounts.eu.base_url", "api.eu.synthflow.ai/v2", "doesn't begin with"),
         ("accounts.eu.calls_per_second", "0", "is out of range"),
         ("accounts.eu.only_phones", "+14155550123,4155550199", "entry 2 is not a number"),
+        ("accounts.eu.only_phones", "[\"+14155550123\", \"4155550199\"]", "entry 2 is not a number"),
+        ("accounts.eu.only_phones", "[\"+14155550123\"", "begins as a list does, and isn't one"),
         ("telemetry.otlp_endpoint", "localhost:4318", "such as http://localhost:4318"),
         ("telemetry.otlp_endpoint", "http://:4318", "has no host"),
         ("pool.refresh", "2h", "pool.max_age"),
