@@ -53,8 +53,9 @@ where
         // At `trace` the libraries write whole frames: bodies with phone numbers and names. So does this one, at any
         // level, of a message that the broker sends back.
         let quotes_bodies = line.target() == "lapin::returned_messages" || *line.level() > Level::DEBUG;
-        // And it takes closing a connection whose channels are closed already for an error.
-        let cries_wolf = line.target() == "lapin::channels";
+        // And it takes closing a connection whose channels are closed already for an error, and an answer that was asked for:
+        // that the broker has no such queue. Who asked says what it means.
+        let cries_wolf = matches!(line.target(), "lapin::channels" | "lapin::channel");
         line.target().starts_with("outdial") || !(quotes_bodies || cries_wolf)
     }));
     Box::new(tracing_subscriber::registry().with(lines.boxed()).with(filter))
