@@ -231,6 +231,7 @@ fn told_value(value: &Value) -> Markup {
             Ok(at) => html! { time datetime=(text) { (at.format("%Y-%m-%d %H:%M:%S")) } },
             Err(_) => html! { (text) },
         },
+        Value::Object(fields) if fields.is_empty() => html! { "none" },
         Value::Object(_) => facts(value, &[]),
         Value::Array(items) if items.iter().any(|item| item.is_object()) => {
             html! { @for item in items { (facts(item, &[])) } }
