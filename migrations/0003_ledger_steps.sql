@@ -1147,6 +1147,28 @@ begin
     ) select * from head;
 end $$;
 
+-- The first waiting jobs of classes, so many of each, of the p_nth of p_of shares; with the scopes for which their phones are
+-- suppressed. Planned so that nothing is read but by keys, whatever the tables hold.
+create function outdial.candidates(p_class int[], p_each bigint[], p_nth bigint, p_of bigint) returns table (
+    job_no bigint, class_no int, rank smallint, phone text, lead_timezone text, consented boolean, suppressed text[]
+) language plpgsql stable
+set enable_seqscan = off set enable_bitmapscan = off set enable_sort = off set enable_hashjoin = off set enable_mergejoin = off
+set plan_cache_mode = force_generic_plan as $$
+#variable_conflict use_column
+begin
+    return query
+    select w.job_no, w.class_no, w.rank, j.phone, j.content ->> 'lead_timezone', j.content ? 'consent',
+           array(select s.scope from outdial.suppressions s where s.phone = substr(j.phone, 2)::bigint)
+           || case when exists (select 1 from outdial.suppressed_prefixes) then array(
+               select s.scope from outdial.suppressed_prefixes s where s.prefix = any (outdial.beginnings(j.phone))) end
+    from unnest(p_class, p_each) c(class_no, each)
+    cross join lateral (
+        select w.job_no, w.class_no, w.rank from outdial.work w
+        where w.class_no = c.class_no and w.ready_at is null and (w.job_no / 64) % p_of = p_nth
+        order by w.class_no, w.rank, w.job_no limit c.each) w
+    join outdial.jobs j on j.job_no = w.job_no;
+end $$;
+
 -- What dispatch says of classes: why their jobs wait, and until when as far as that is known.
 create function outdial.note_classes(p_class int[], p_reason text[], p_due timestamptz[]) returns void language plpgsql as $$
 begin

@@ -99,11 +99,7 @@ impl Connections {
         let (intake, dispatch, place) = (2, 2, 2);
         let rest = connections_max - intake - dispatch - place;
         let of = |most| pool_of(&options, most);
-        // What dispatch reads for each pass is planned once, and so that it goes by keys whatever the tables held then.
-        let planned =
-            options.clone().options([("plan_cache_mode", "force_generic_plan"), ("enable_seqscan", "off")]);
-        let dispatch = pool_of(&planned, dispatch);
-        Ok(Self { intake: of(intake), dispatch, place: of(place), rest: of(rest) })
+        Ok(Self { intake: of(intake), dispatch: of(dispatch), place: of(place), rest: of(rest) })
     }
 
     /// Those for everything but the steps of each job.

@@ -79,16 +79,7 @@ impl DispatchLedger for Ledger {
         let (classes, each): (Vec<i32>, Vec<i64>) =
             classes.iter().map(|(class, each)| (class.0, i64::try_from(*each).unwrap_or(i64::MAX))).unzip();
         let rows = sqlx::query(
-            "select w.job_no, w.class_no, w.rank, j.phone, j.content ->> 'lead_timezone', j.content ? 'consent',
-                    array(select s.scope from outdial.suppressions s where s.phone = substr(j.phone, 2)::bigint)
-                    || case when exists (select 1 from outdial.suppressed_prefixes) then array(
-                        select s.scope from outdial.suppressed_prefixes s where s.prefix = any (outdial.beginnings(j.phone))) end
-             from unnest($1::int[], $2::bigint[]) c(class_no, each)
-             cross join lateral (
-                select job_no, class_no, rank from outdial.work
-                where class_no = c.class_no and ready_at is null and (job_no / 64) % $4 = $3
-                order by class_no, rank, job_no limit c.each) w
-             join outdial.jobs j on j.job_no = w.job_no",
+            "select job_no, class_no, rank, phone, lead_timezone, consented, suppressed from outdial.candidates($1, $2, $3, $4)",
         )
         .bind(classes)
         .bind(each)
