@@ -390,6 +390,9 @@ async fn waits(db: &PgPool, step: &str) {
 
 /// All steps of jobs, the first of which is `from`.
 async fn dial(db: &PgPool, from: i64, jobs: i64) {
+    let candidates = "select count(*) from outdial.candidates(array[1], array[$1::bigint], 0, 1)";
+    let read: i64 = sqlx::query_scalar(candidates).bind(jobs).fetch_one(db).await.unwrap();
+    assert_eq!(read, jobs);
     let jobs: Vec<i64> = (from..from + jobs).collect();
     let slots: i64 = sqlx::query_scalar(
         "select count(slot) from outdial.reserve(1, 1, '5 ms', '1 s', '100 ms', $1, array_fill('c0'::text, array[$3]),
