@@ -8,7 +8,7 @@ use outdial::clock;
 
 use super::ground::{Ground, Process};
 use super::provider::{StandIn, Temper};
-use super::report::{Findings, spread};
+use super::report::Findings;
 use super::stage::{NEVER, Size, Stage};
 
 /// As a provider answers on a good day.
@@ -22,6 +22,8 @@ const AFTER: Duration = Duration::from_secs(25);
 
 #[derive(Debug, Clone, Copy)]
 enum Trouble {
+    /// Beside which the others are to be read: on a machine that others use, too, nothing stays as fast as it was.
+    None,
     Slow,
     /// All of 1,000 are turned away.
     Busy,
@@ -43,8 +45,9 @@ pub async fn findings(ground: &Ground) -> Result<Findings> {
     stage.provider.temper(USUAL).await?;
     let worker = stage.worker()?;
     rates(&stage.provider, Duration::from_secs(5)).await?;
-    for trouble in [Trouble::Slow, Trouble::Busy, Trouble::OftenBusy, Trouble::Database] {
-        let before = spread(rates(&stage.provider, BEFORE).await?).0;
+    for trouble in [Trouble::None, Trouble::Slow, Trouble::Busy, Trouble::OftenBusy, Trouble::Database] {
+        let was = rates(&stage.provider, BEFORE).await?;
+        let before = mean(&was);
         let refused = stage.provider.count().await?.refused;
         let (during, most) = {
             let _trouble = Begun::new(ground, &stage, trouble).await?;
@@ -55,23 +58,30 @@ pub async fn findings(ground: &Ground) -> Result<Findings> {
         let refused = stage.provider.count().await?.refused - refused;
         let after = rates(&stage.provider, AFTER).await?;
         ensure!(stage.provider.count().await?.posts < JOBS, "too few jobs: the flow ended by itself");
-        // Two seconds in a row in which it was as fast.
-        let back = after.windows(4).position(|some| some.iter().all(|rate| *rate >= 0.9 * before));
+        // From then on it was as fast for two seconds.
+        let back = after.windows(4).position(|some| mean(some) >= 0.9 * before);
         let back = back.map_or(f64::INFINITY, |ticks| ticks as f64 * TICK.as_secs_f64());
         let name = format!("{trouble:?}");
+        for (when, rates) in [("before", &was), ("during", &during), ("after", &after)] {
+            let each: Vec<String> = rates.iter().map(|rate| format!("{rate:.0}")).collect();
+            println!("  {name}, {when}, POSTs/s by the half second: {}", each.join(" "));
+        }
         found.add(format!("{name}: jobs/s before"), before);
-        found.add(format!("{name}: jobs/s during"), spread(during).0);
+        found.add(format!("{name}: jobs/s during"), mean(&during));
         found.add(format!("{name}: answered 429"), refused as f64);
         let herd = after.iter().fold(0.0_f64, |most, rate| most.max(*rate)) / before;
         found.at_most(format!("{name}: the fastest half second after, times before"), herd, 2.0);
-        let settled = after.get(after.len() / 2..).unwrap_or_default().to_vec();
-        let settled = 100.0 * spread(settled).0 / before;
+        let settled = 100.0 * mean(after.get(after.len() / 2..).unwrap_or_default()) / before;
         found.at_least(format!("{name}: of the jobs/s before, 12 s after, %"), settled, 90.0);
         found.at_most(format!("{name}: seconds until 90 % of before"), back, RECOVERED);
         found.at_most(format!("{name}: most requests under way"), most as f64, UNDER_WAY_MAX);
     }
     stage.stop(worker).await?;
     Ok(found)
+}
+
+fn mean(rates: &[f64]) -> f64 {
+    rates.iter().sum::<f64>() / rates.len().max(1) as f64
 }
 
 /// A database that stands still goes on whatever becomes of the measurement.
@@ -83,6 +93,7 @@ struct Begun<'a> {
 impl<'a> Begun<'a> {
     async fn new(ground: &'a Ground, stage: &Stage<'_>, trouble: Trouble) -> Result<Self> {
         let temper = match trouble {
+            Trouble::None => USUAL,
             Trouble::Slow => Temper { delay_ms: 5_000, ..USUAL },
             Trouble::Busy => Temper { busy: 1_000, ..USUAL },
             Trouble::OftenBusy => Temper { busy: 300, ..USUAL },
