@@ -90,6 +90,10 @@ const QUESTIONS: &[(&str, &str)] = &[
         "calls: one hour's by disposition",
         "select disposition, count(*) from reporting.calls where submitted_at > now() - interval '1 hour' group by 1",
     ),
+    (
+        "calls: the last of six hours",
+        "select * from reporting.calls where submitted_at > now() - interval '6 hours' order by submitted_at desc limit 100",
+    ),
     ("campaigns: all", "select * from reporting.campaigns"),
     ("numbers: all", "select * from reporting.numbers"),
     ("waiting: all", "select * from reporting.waiting"),

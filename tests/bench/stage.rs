@@ -210,8 +210,7 @@ impl<'a> Stage<'a> {
                 received_at, state, attempts, placed, finished_at, event_seq)
             select n, 'past-' || n, 'past-' || n % 100, 1, '+1415' || (2000000 + n % 7999999), 'A Callee', $3, 4, t + interval '7 days',
                    t, 'done', 1, 1, t + interval '1 minute', 3
-            from (select n, now() - n % 2419200 * interval '1 second' t
-                  from generate_series($1::bigint, $2) n) n";
+            from (select n, now() - ($4 - n) * 2419200 / $5 * interval '1 second' t from generate_series($1::bigint, $2) n) n";
         let attempts = "insert into outdial.attempts (job_no, attempt_no, attempt_id, worker_no, campaign_id, account, model_id, phone,
                 from_phone_number, routing_version, rule, decision, state, disposition, call_id, http_status, provider_status,
                 slot, submitted_at, placed_at, ended_at, duration_s)
@@ -220,16 +219,38 @@ impl<'a> Stage<'a> {
                    '{\"tier\": 0, \"rule\": \"any\", \"strategy\": \"least_used\", \"candidates\": 2000, \"share\": 0.01}'::jsonb,
                    'ended', (array['answered', 'no_answer', 'voicemail', 'busy'])[1 + n % 4], md5('call-' || n), 200, 'completed',
                    t, t, t, t + interval '1 minute', 60
-            from (select n, now() - n % 2419200 * interval '1 second' t
-                  from generate_series($1::bigint, $2) n) n";
+            from (select n, now() - ($4 - n) * 2419200 / $5 * interval '1 second' t from generate_series($1::bigint, $2) n) n";
+        // What upkeep would have added up of them by now. Jobs count themselves.
+        let counts = [
+            "insert into outdial.campaign_counts (campaign_id, what, n, last_at)
+             select a.campaign_id, w.what, count(*), max(a.placed_at) from outdial.attempts a
+             cross join lateral (values ('calls'), (a.state), (case when a.disposition = 'answered' then 'answered' end)) w(what)
+             where w.what in ('calls', 'ended', 'answered') group by a.campaign_id, w.what",
+            "insert into outdial.campaign_pace (campaign_id, at, calls)
+             select a.campaign_id, date_trunc('minute', a.placed_at), count(*) from outdial.attempts a
+             where a.placed_at > now() - interval '25 hours' group by 1, 2",
+            "insert into outdial.number_pace (number, hour, placed, ended, answered)
+             select a.from_phone_number, date_trunc('hour', a.submitted_at, 'UTC'), count(*), count(*),
+                    count(*) filter (where a.disposition = 'answered')
+             from outdial.attempts a where a.submitted_at > now() - interval '25 hours' group by 1, 2",
+            "select outdial.coarsen_pace(10000000)",
+            "select outdial.count_up_campaigns(10000000)",
+        ];
         // In parts, so that no transaction and no list in memory grows with the size.
         for first in (PAST..PAST + past).step_by(100_000) {
             let last = (first + 99_999).min(PAST + past - 1);
             for statement in [job_keys, jobs, attempts] {
                 let query = sqlx::query(statement).bind(first as i64).bind(last as i64);
-                let query = if statement == job_keys { query } else { query.bind(AGENT) };
+                let query = match statement == job_keys {
+                    true => query,
+                    // Four weeks of them, in the order of their numbers as ever.
+                    false => query.bind(AGENT).bind((PAST + past) as i64).bind(past as i64),
+                };
                 query.execute(&mut db).await?;
             }
+        }
+        for statement in counts {
+            sqlx::query(statement).execute(&mut db).await?;
         }
         let first = PAST + past;
         if waiting > 0 {
@@ -247,9 +268,9 @@ impl<'a> Stage<'a> {
             .execute(&mut db)
             .await?;
             let jobs = "with n as (
-                    insert into outdial.jobs (job_no, job_id, campaign_id, class_no, phone, name, model_id, priority, expires_at, received_at, state)
+                    insert into outdial.jobs (job_no, job_id, campaign_id, class_no, phone, name, model_id, priority, expires_at, received_at, state, reason)
                     select n, 'waiting-' || n, 'campaign-full', $3, '+1415' || (2000000 + n % 7999999), 'A Callee', $4, 4,
-                           now() + interval '7 days', now(), 'waiting' from generate_series($1::bigint, $2) n
+                           now() + interval '7 days', now(), 'waiting', 'queued' from generate_series($1::bigint, $2) n
                     returning job_no, class_no, expires_at)
                 insert into outdial.work (job_no, class_no, rank, expires_at) select job_no, class_no, 5, expires_at from n";
             for first in (first..first + waiting).step_by(100_000) {
