@@ -238,6 +238,7 @@ create table outdial.jobs (
 create index jobs_by_id on outdial.jobs (job_id);
 -- Nothing that changes is indexed: where a page has room an update touches no index.
 create index jobs_by_campaign on outdial.jobs (campaign_id, job_no);
+create index jobs_by_receipt on outdial.jobs (campaign_id, received_at);     -- a campaign's last jobs, for those who read
 
 -- The work list: jobs that wait, apart from their records. A job stands in exactly one of
 -- work (waiting), reservations (has a slot), live (has an attempt that hasn't ended), or is over.
@@ -310,6 +311,95 @@ create table outdial.attempts (
     primary key (job_no, attempt_no)
 ) partition by range (job_no);
 create index attempts_by_id on outdial.attempts (attempt_id);
+
+-- Counts beside the records, for those who read: nobody counts ten million of them. What a statement changes goes into `news`
+-- with it, in rows of its own, so that no worker waits for another; `count_up` adds them up. Counts stay when records go. They
+-- wait for nobody: news are only inserted, and who adds them up skips what another has in hand and takes no other lock.
+-- What is counted of a campaign: its jobs by state; `calls`, that were placed; of those `ended` and `answered`.
+create table outdial.campaign_news (
+    campaign_id text not null,
+    what text not null,
+    n int not null,
+    at timestamptz not null                         -- of calls: when they were placed
+) with (autovacuum_vacuum_scale_factor = 0, autovacuum_vacuum_threshold = 5000, vacuum_truncate = off);
+create table outdial.campaign_counts (
+    campaign_id text not null,
+    what text not null,
+    n bigint not null,
+    last_at timestamptz not null,                   -- of calls: when the last was placed
+    primary key (campaign_id, what)
+) with (fillfactor = 50);
+-- Calls that were placed lately: by the minute, and after an hour and a half by twenty.
+create table outdial.campaign_pace (
+    campaign_id text not null,
+    at timestamptz not null,                        -- when the minutes began
+    calls int not null,
+    primary key (campaign_id, at)
+) with (fillfactor = 70);
+-- Of a number: calls that were submitted in an hour.
+create table outdial.number_news (
+    number text not null,
+    hour timestamptz not null,
+    placed int not null,
+    ended int not null,
+    answered int not null
+) with (autovacuum_vacuum_scale_factor = 0, autovacuum_vacuum_threshold = 5000, vacuum_truncate = off);
+create table outdial.number_pace (
+    number text not null,
+    hour timestamptz not null,
+    placed int not null,
+    ended int not null,
+    answered int not null,
+    primary key (number, hour)
+) with (fillfactor = 70);
+
+create function outdial.count_new_jobs() returns trigger language plpgsql as $$
+begin
+    insert into outdial.campaign_news (campaign_id, what, n, at)
+    select j.campaign_id, j.state, count(*), now() from fresh j group by j.campaign_id, j.state;
+    return null;
+end $$;
+create trigger counted after insert on outdial.jobs referencing new table as fresh
+for each statement execute function outdial.count_new_jobs();
+
+create function outdial.count_jobs() returns trigger language plpgsql as $$
+begin
+    insert into outdial.campaign_news (campaign_id, what, n, at)
+    select j.campaign_id, j.state, sum(j.n), now()
+    from (select f.campaign_id, f.state, 1 n from fresh f union all select s.campaign_id, s.state, -1 from stale s) j
+    group by j.campaign_id, j.state having sum(j.n) <> 0;
+    return null;
+end $$;
+create trigger recounted after update on outdial.jobs referencing old table as stale new table as fresh
+for each statement execute function outdial.count_jobs();
+
+-- An attempt is made before it can be placed: one that is new, or taken back, counts nowhere.
+create function outdial.count_calls() returns trigger language plpgsql as $$
+begin
+    with placed as materialized (
+        select f.campaign_id, f.from_phone_number number, f.submitted_at, f.placed_at, f.state = 'ended' ended,
+               coalesce(f.disposition = 'answered', false) answered, 1 n
+        from fresh f where f.placed_at is not null
+        union all
+        select s.campaign_id, s.from_phone_number, s.submitted_at, s.placed_at, s.state = 'ended',
+               coalesce(s.disposition = 'answered', false), -1
+        from stale s where s.placed_at is not null
+    ), numbers as (
+        insert into outdial.number_news (number, hour, placed, ended, answered)
+        select p.number, date_trunc('hour', p.submitted_at, 'UTC'), sum(p.n), sum(p.n * p.ended::int), sum(p.n * p.answered::int)
+        from placed p where p.number is not null
+        group by 1, 2 having sum(p.n) <> 0 or sum(p.n * p.ended::int) <> 0 or sum(p.n * p.answered::int) <> 0
+    )
+    insert into outdial.campaign_news (campaign_id, what, n, at)
+    select p.campaign_id, 'calls', sum(p.n), p.placed_at from placed p group by p.campaign_id, p.placed_at having sum(p.n) <> 0
+    union all
+    select p.campaign_id, 'ended', sum(p.n), now() from placed p where p.ended group by p.campaign_id having sum(p.n) <> 0
+    union all
+    select p.campaign_id, 'answered', sum(p.n), now() from placed p where p.answered group by p.campaign_id having sum(p.n) <> 0;
+    return null;
+end $$;
+create trigger recounted after update on outdial.attempts referencing old table as stale new table as fresh
+for each statement execute function outdial.count_calls();
 
 -- The table that holds a range's records.
 create function outdial.partition_of(p_table text, p_first bigint) returns text language sql immutable as

@@ -61,65 +61,76 @@ select j.job_id, a.attempt_no, a.attempt_id, a.campaign_id, a.brand, a.account, 
 from outdial.attempts a
 left join outdial.jobs j on j.job_no = a.job_no;
 
+-- Counted since the campaign began, whatever records are kept. The last minute is exact; of the hour its first minute may be missing, of the day its
+-- first twenty.
 -- `expected_finish_at`: what waits, at the pace of the last hour; null where nothing moved in it.
 create view reporting.campaigns as
 select c.campaign_id, c.brand, c.state,
        coalesce(j.waiting, 0) as waiting, coalesce(j.dialing, 0) as dialing, coalesce(j.placed, 0) as placed,
        coalesce(j.done, 0) as done, coalesce(j.refused, 0) as refused, coalesce(j.expired, 0) as expired,
        coalesce(j.canceled, 0) as canceled, coalesce(j.review, 0) as review,
-       coalesce(a.answered, 0) as answered,
-       round(a.answered::numeric / nullif(a.ended, 0), 4) as answer_rate,
+       coalesce(j.answered, 0) as answered,
+       round(coalesce(j.answered, 0)::numeric / nullif(j.ended, 0), 4) as answer_rate,
        coalesce(a.placed_last_minute, 0) as placed_last_minute, coalesce(a.placed_last_hour, 0) as placed_last_hour,
        coalesce(a.placed_last_day, 0) as placed_last_day,
-       c.first_received_at, a.last_placed_at,
+       c.first_received_at, j.last_placed_at,
        case when j.waiting > 0 and a.placed_last_hour > 0
             then now() + make_interval(secs => 3600.0 * j.waiting / a.placed_last_hour) end as expected_finish_at
 from outdial.campaigns c
 left join (
-    select campaign_id, count(*) filter (where state = 'waiting') as waiting, count(*) filter (where state = 'dialing') as dialing,
-           count(*) filter (where state = 'placed') as placed, count(*) filter (where state = 'done') as done,
-           count(*) filter (where state = 'refused') as refused, count(*) filter (where state = 'expired') as expired,
-           count(*) filter (where state = 'canceled') as canceled, count(*) filter (where state = 'review') as review
-    from outdial.jobs group by campaign_id
+    select k.campaign_id,
+           sum(k.n) filter (where k.what = 'waiting')::bigint as waiting, sum(k.n) filter (where k.what = 'dialing')::bigint as dialing,
+           sum(k.n) filter (where k.what = 'placed')::bigint as placed, sum(k.n) filter (where k.what = 'done')::bigint as done,
+           sum(k.n) filter (where k.what = 'refused')::bigint as refused, sum(k.n) filter (where k.what = 'expired')::bigint as expired,
+           sum(k.n) filter (where k.what = 'canceled')::bigint as canceled, sum(k.n) filter (where k.what = 'review')::bigint as review,
+           sum(k.n) filter (where k.what = 'answered')::bigint as answered, sum(k.n) filter (where k.what = 'ended')::bigint as ended,
+           max(k.last_at) filter (where k.what = 'calls') as last_placed_at
+    from (select campaign_id, what, n, last_at from outdial.campaign_counts
+          union all select campaign_id, what, n, at from outdial.campaign_news) k
+    group by k.campaign_id
 ) j on j.campaign_id = c.campaign_id
 left join (
-    select campaign_id, count(*) filter (where disposition = 'answered') as answered, count(*) filter (where state = 'ended') as ended,
-           count(*) filter (where placed_at > now() - interval '1 minute') as placed_last_minute,
-           count(*) filter (where placed_at > now() - interval '1 hour') as placed_last_hour,
-           count(*) filter (where placed_at > now() - interval '1 day') as placed_last_day,
-           max(placed_at) as last_placed_at
-    from outdial.attempts group by campaign_id
+    select p.campaign_id,
+           sum(p.calls) filter (where p.at > now() - interval '1 minute') as placed_last_minute,
+           sum(p.calls) filter (where p.at > now() - interval '1 hour') as placed_last_hour,
+           sum(p.calls) as placed_last_day
+    from (select campaign_id, at, calls from outdial.campaign_pace
+          union all select campaign_id, at, n from outdial.campaign_news where what = 'calls') p
+    where p.at > now() - interval '1 day'
+    group by p.campaign_id
 ) a on a.campaign_id = c.campaign_id;
 
 -- `used_…`: calls let through in the window that ends now, slots of the next second among them: what the limit is
--- held against. Null limit: unlimited.
+-- held against. Null limit: unlimited. `placed_last_day`, `answer_rate`: of calls submitted in the
+-- last 24 hours, give or take half of one.
 create view reporting.numbers as
 select n.number, n.state, n.state_reason, n.brand, n.region,
        coalesce((select array_agg(p.model_id order by p.model_id) from outdial.pool p where p.number = n.number and p.attached), '{}') as agents,
-       coalesce(g.used_second, 0) as used_second, l.per_second as limit_second,
-       coalesce(g.used_minute, 0) as used_minute, l.per_minute as limit_minute,
-       coalesce(g.used_hour, 0) as used_hour, l.per_hour as limit_hour,
-       coalesce(g.used_day, 0) as used_day, l.per_day as limit_day,
+       coalesce(l.last_ordinal - s.before, d.calls, 0) as used_second, l.per_second as limit_second,
+       coalesce(l.last_ordinal - m.before, d.calls, 0) as used_minute, l.per_minute as limit_minute,
+       coalesce(l.last_ordinal - h.before, d.calls, 0) as used_hour, l.per_hour as limit_hour,
+       coalesce(d.calls, 0) as used_day, l.per_day as limit_day,
        coalesce(l.in_use, 0)::bigint as used_concurrent, l.concurrent as limit_concurrent,
        coalesce(a.placed_last_day, 0) as placed_last_day,
        round(a.answered::numeric / nullif(a.ended, 0), 4) as answer_rate,
        least(l.last_slot, now()) as last_call_at
 from outdial.numbers n
 left join outdial.limits l on l.kind = 3 and l.key = n.number
-left join lateral (
-    select count(*) filter (where slot > now() - interval '1 second') as used_second,
-           count(*) filter (where slot > now() - interval '1 minute') as used_minute,
-           count(*) filter (where slot > now() - interval '1 hour') as used_hour,
-           count(*) filter (where slot > now() - interval '1 day') as used_day
-    from outdial.grants where thing_no = l.thing_no
-) g on true
+-- A log's slots rise with its ordinals, and little in it is older than a day: each window by where it begins.
+left join lateral (select l.last_ordinal - g.ordinal + 1 as calls from outdial.grants g
+                   where g.thing_no = l.thing_no and g.slot > now() - interval '1 day' order by g.ordinal limit 1) d on true
+left join lateral (select g.ordinal as before from outdial.grants g
+                   where g.thing_no = l.thing_no and g.slot <= now() - interval '1 hour' order by g.ordinal desc limit 1) h on true
+left join lateral (select g.ordinal as before from outdial.grants g
+                   where g.thing_no = l.thing_no and g.slot <= now() - interval '1 minute' order by g.ordinal desc limit 1) m on true
+left join lateral (select g.ordinal as before from outdial.grants g
+                   where g.thing_no = l.thing_no and g.slot <= now() - interval '1 second' order by g.ordinal desc limit 1) s on true
 left join (
-    select from_phone_number, count(placed_at) as placed_last_day, count(*) filter (where state = 'ended') as ended,
-           count(*) filter (where disposition = 'answered') as answered
-    from outdial.attempts
-    where submitted_at > now() - interval '1 day' and from_phone_number is not null
-    group by from_phone_number
-) a on a.from_phone_number = n.number;
+    select p.number, sum(p.placed) as placed_last_day, sum(p.ended) as ended, sum(p.answered) as answered
+    from (select * from outdial.number_pace union all select * from outdial.number_news) p
+    where p.hour > now() - interval '24.5 hours'
+    group by p.number
+) a on a.number = n.number;
 
 -- Job numbers rise with receipt, so the smallest tells the oldest. Those that have a slot already count as queued.
 create view reporting.waiting as

@@ -2,7 +2,8 @@
 -- the locks (in the order written in 0001) and the next one, with a snapshot taken after, reads what they guard.
 -- How they are planned, and so written, is said in 0008.
 
-create index attempts_by_time on outdial.attempts using brin (submitted_at);
+-- Of the last hour, of the last day, the last hundred: most that is asked of attempts.
+create index attempts_by_time on outdial.attempts (submitted_at);
 
 -- Which account keys worked for which worker: an account is paused when no living worker has one that does.
 create table outdial.worker_keys (
@@ -1364,6 +1365,69 @@ create function outdial.prune_sticky(p_limit int) returns int language sql as $$
         where s.model_id = o.model_id and s.brand = o.brand and s.phone = o.phone returning 1
     ) select count(*)::int from old
 $$;
+
+-- Adds up what was written beside the records, p_limit rows at a time; answers how many it took. What was placed in the last minute
+-- stays as it is, so that views are exact there.
+create function outdial.count_up_campaigns(p_limit int) returns int language sql as $$
+    with taken as (
+        delete from outdial.campaign_news w where w.ctid = any (array(
+            select n.ctid from outdial.campaign_news n where n.what <> 'calls' or n.at < now() - interval '1 minute'
+            limit p_limit for update skip locked))
+        returning w.*
+    ), paced as (
+        insert into outdial.campaign_pace as p (campaign_id, at, calls)
+        select t.campaign_id, date_trunc('minute', t.at), sum(t.n) from taken t where t.what = 'calls' group by 1, 2 order by 1, 2
+        on conflict (campaign_id, at) do update set calls = p.calls + excluded.calls
+    ), counted as (
+        insert into outdial.campaign_counts as c (campaign_id, what, n, last_at)
+        select t.campaign_id, t.what, sum(t.n), max(t.at) from taken t group by 1, 2 order by 1, 2
+        on conflict (campaign_id, what) do update set n = c.n + excluded.n, last_at = greatest(c.last_at, excluded.last_at)
+    )
+    select count(*)::int from taken
+$$;
+
+create function outdial.count_up_numbers(p_limit int) returns int language sql as $$
+    with taken as (
+        delete from outdial.number_news w where w.ctid = any (array(
+            select n.ctid from outdial.number_news n limit p_limit for update skip locked))
+        returning w.*
+    ), paced as (
+        insert into outdial.number_pace as p (number, hour, placed, ended, answered)
+        select t.number, t.hour, sum(t.placed), sum(t.ended), sum(t.answered) from taken t group by 1, 2 order by 1, 2
+        on conflict (number, hour) do update set placed = p.placed + excluded.placed, ended = p.ended + excluded.ended,
+                                                 answered = p.answered + excluded.answered
+    )
+    select count(*)::int from taken
+$$;
+
+-- Makes the pace coarser as it grows old, and forgets what no view looks at any more; p_limit rows of each at a time. Answers how
+-- many it took. Where the clock is known to have gone ahead, pace is kept by that longer: it comes into sight again.
+create function outdial.coarsen_pace(p_limit int) returns int language plpgsql as $$
+declare
+    v_now timestamptz := now() - outdial.stepped('-infinity');
+    v_all int := 0;
+    v_n int;
+begin
+    delete from outdial.number_pace p where p.ctid = any (array(
+        select o.ctid from outdial.number_pace o where o.hour < v_now - interval '25 hours' limit p_limit for update skip locked));
+    get diagnostics v_n = row_count;
+    v_all := v_all + v_n;
+    with taken as (
+        delete from outdial.campaign_pace p where p.ctid = any (array(
+            select o.ctid from outdial.campaign_pace o
+            where o.at < v_now - interval '25 hours'
+               or (o.at < v_now - interval '90 minutes' and extract(epoch from o.at)::bigint % 1200 <> 0)
+            limit p_limit for update skip locked))
+        returning p.*
+    ), coarse as (
+        insert into outdial.campaign_pace as p (campaign_id, at, calls)
+        select t.campaign_id, to_timestamp(extract(epoch from t.at)::bigint / 1200 * 1200), sum(t.calls)
+        from taken t where t.at >= v_now - interval '25 hours' group by 1, 2 order by 1, 2
+        on conflict (campaign_id, at) do update set calls = p.calls + excluded.calls
+    )
+    select count(*) into v_n from taken;
+    return greatest(v_n, v_all);
+end $$;
 
 -- Old grants that no window looks at any more.
 -- Looks at p_things things from p_after on, and answers how far it came (null: to the end) and how many grants went.

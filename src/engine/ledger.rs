@@ -144,6 +144,12 @@ pub trait UpkeepLedger: Send + Sync + 'static {
     fn take_over(&self, lease: Duration) -> impl Future<Output = Answer<(u32, u32)>> + Send;
     /// Gives attempts to a person that have been sought for so long, of whatever account; gives how many.
     fn give_up_in_vain(&self, after: Duration, limit: u32) -> impl Future<Output = Answer<u32>> + Send;
+    /// Adds up what was written beside the records of campaigns.
+    fn count_up_campaigns(&self, limit: u32) -> impl Future<Output = Answer<u32>> + Send;
+    /// Likewise, of numbers.
+    fn count_up_numbers(&self, limit: u32) -> impl Future<Output = Answer<u32>> + Send;
+    /// Makes the pace of calls that views tell of coarser as it grows old.
+    fn coarsen_pace(&self, limit: u32) -> impl Future<Output = Answer<u32>> + Send;
     /// Forgets which number callees knew whose time is over.
     fn prune_sticky(&self, limit: u32) -> impl Future<Output = Answer<u32>> + Send;
     /// Forgets calls to callees that no cap counts any more, of some phones after the given one; gives how far it came

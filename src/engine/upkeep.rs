@@ -21,6 +21,11 @@ use retention::{Kept, Retaining, RetentionLedger};
 const EVERY: Duration = Duration::from_millis(250);
 /// Who has the duty keeps it so long without a word.
 const DUTY: Duration = Duration::from_secs(3);
+/// What was written beside the records is added up this often: readers add up the rest.
+const COUNT_EVERY: Duration = Duration::from_secs(5);
+/// So many rows to a statement, and statements of one kind in a round: five times what the fastest worker writes meanwhile.
+const COUNTS: u32 = 10_000;
+const COUNTS_MAX: usize = 5;
 /// Old grants are looked for this often.
 const PRUNE_EVERY: Duration = Duration::from_secs(300);
 /// Jobs to a statement.
@@ -49,6 +54,7 @@ impl<L: UpkeepLedger + RetentionLedger + Duties + Clone> Upkeep<L> {
             labelled: JobNo(0),
             judged: None,
             judging: None,
+            counted: clock::monotonic(),
             pruned: clock::monotonic(),
             recipients: 0,
             pruning: None,
@@ -92,8 +98,23 @@ impl<L: UpkeepLedger + RetentionLedger + Duties + Clone> Upkeep<L> {
             Ok((upto, _)) => known.labelled = upto.unwrap_or(JobNo(0)),
             Err(error) => failed("relabel", &error),
         }
+        self.count(known).await;
         self.prune(known).await;
         known.retaining.round(&*self.ledger, self.kept).await;
+    }
+
+    /// Where more is left than a round may take, the next one goes on.
+    async fn count(&self, known: &mut Known) {
+        if clock::monotonic() < known.counted + COUNT_EVERY {
+            return;
+        }
+        let campaigns = || self.ledger.count_up_campaigns(COUNTS);
+        let numbers = || self.ledger.count_up_numbers(COUNTS);
+        let campaigns = pieces("count_up_campaigns", COUNTS, COUNTS_MAX, campaigns).await;
+        let numbers = pieces("count_up_numbers", COUNTS, COUNTS_MAX, numbers).await;
+        if !campaigns.more && !numbers.more {
+            known.counted = clock::monotonic();
+        }
     }
 
     /// A piece a round, until all has been looked at; then not for a while.
@@ -106,6 +127,7 @@ impl<L: UpkeepLedger + RetentionLedger + Duties + Clone> Upkeep<L> {
                 chunks("give_up", || self.ledger.give_up_in_vain(self.in_vain, CHUNK)).await;
                 chunks("prune_sticky", || self.ledger.prune_sticky(CHUNK)).await;
                 self.prune_recipients(known).await;
+                pieces("coarsen_pace", COUNTS, CHUNKS_MAX, || self.ledger.coarsen_pace(COUNTS)).await;
                 0
             }
         };
@@ -162,6 +184,8 @@ struct Known {
     /// The version under which jobs that wait for a window are looked at, and after which job while that isn't done.
     judged: Option<RoutingVersion>,
     judging: Option<JobNo>,
+    /// When counts were added up last.
+    counted: tokio::time::Instant,
     pruned: tokio::time::Instant,
     /// How far callees have been looked at for calls that no cap counts any more: a phone.
     recipients: i64,
@@ -174,25 +198,43 @@ fn failed(step: &'static str, error: &LedgerError) {
     tracing::warn!(step, error = %error, "upkeep.failed");
 }
 
-/// Runs a chunked statement until it has less than a chunk to do; true if it did anything.
-async fn chunks<F: Future<Output = Result<u32, LedgerError>>>(
+/// Of a statement that was run piece by piece.
+struct Pieces {
+    /// It did anything.
+    any: bool,
+    /// There is more to do than it was let.
+    more: bool,
+}
+
+/// Runs a statement of so many rows until it has less than that to do, `most` times at the most.
+async fn pieces<F: Future<Output = Result<u32, LedgerError>>>(
     step: &'static str,
+    rows: u32,
+    most: usize,
     run: impl Fn() -> F,
-) -> bool {
+) -> Pieces {
     let mut any = false;
-    for _ in 0..CHUNKS_MAX {
+    for _ in 0..most {
         match run().await {
             Ok(done) => {
                 any |= done > 0;
-                if done < CHUNK {
-                    break;
+                if done < rows {
+                    return Pieces { any, more: false };
                 }
             }
             Err(error) => {
                 failed(step, &error);
-                break;
+                return Pieces { any, more: false };
             }
         }
     }
-    any
+    Pieces { any, more: true }
+}
+
+/// Likewise, of [`CHUNK`] jobs; true if it did anything.
+async fn chunks<F: Future<Output = Result<u32, LedgerError>>>(
+    step: &'static str,
+    run: impl Fn() -> F,
+) -> bool {
+    pieces(step, CHUNK, CHUNKS_MAX, run).await.any
 }

@@ -74,6 +74,18 @@ impl UpkeepLedger for Ledger {
         Ok(n.unwrap_or_default().unsigned_abs())
     }
 
+    async fn count_up_campaigns(&self, limit: u32) -> Result<u32, LedgerError> {
+        self.count("select outdial.count_up_campaigns($1)", limit).await
+    }
+
+    async fn count_up_numbers(&self, limit: u32) -> Result<u32, LedgerError> {
+        self.count("select outdial.count_up_numbers($1)", limit).await
+    }
+
+    async fn coarsen_pace(&self, limit: u32) -> Result<u32, LedgerError> {
+        self.count("select outdial.coarsen_pace($1)", limit).await
+    }
+
     async fn prune_sticky(&self, limit: u32) -> Result<u32, LedgerError> {
         self.count("select outdial.prune_sticky($1)", limit).await
     }
@@ -111,6 +123,8 @@ pub struct Gauges {
     pub dialable: i64,
     pub unknown: i64,
     pub outbox: i64,
+    /// Workers that are there, at least one.
+    pub workers: u32,
 }
 
 impl Ledger {
@@ -132,12 +146,14 @@ impl Ledger {
         let dialable = waiting.iter().filter(|(why, _)| *why == Reason::Queued).map(|(_, n)| n).sum();
         let row = sqlx::query(
             "select (select count(*) from outdial.live where state = 'unknown'),
-                    (select count(*) from (select 1 from outdial.outbox limit 1000000) o)",
+                    (select count(*) from (select 1 from outdial.outbox limit 1000000) o),
+                    (select count(*) from outdial.workers where ended_at is null and lease_until > clock_timestamp())",
         )
         .fetch_one(&self.on.rest)
         .await
         .map_err(ledger_error)?;
-        Ok(Gauges { waiting, dialable, unknown: row.get(0), outbox: row.get(1) })
+        let workers = u32::try_from(row.get::<i64, _>(2)).unwrap_or(u32::MAX).max(1);
+        Ok(Gauges { waiting, dialable, unknown: row.get(0), outbox: row.get(1), workers })
     }
 
     async fn count(&self, statement: &'static str, limit: u32) -> Result<u32, LedgerError> {

@@ -3,7 +3,8 @@
 use sqlx::{AssertSqlSafe, Row};
 
 use crate::seeded::{self, NUMBER};
-use crate::support::{Outdial, database, own_postgres};
+use crate::support::stage::{Stage, numbers, sandbox_config};
+use crate::support::{Outdial, database, eventually, own_postgres};
 
 const LIMIT: std::time::Duration = std::time::Duration::from_secs(20);
 
@@ -81,6 +82,79 @@ async fn each_view_tells_of_a_small_ledger() {
     let waiting = "select string_agg(concat_ws('/', campaign_id, reason, jobs, next_due_at is not null), ' ' order by reason) \
                    from reporting.waiting";
     assert_eq!(text(waiting).await, "\"spring-sale/not_before/1/t spring-sale/number_limit/1/t\"");
+}
+
+/// Views read counts that are kept beside the records: added up or not, coarse as they grow old, and there when records have gone.
+#[tokio::test]
+async fn counts_are_the_same_added_up_and_outlive_the_records() {
+    let database = database().await;
+    let pool = seeded::pool(&database.url).await;
+    seeded::seed(&pool).await;
+    let campaign = "select concat_ws('/', waiting, dialing, placed, done, answered, answer_rate, placed_last_minute, placed_last_hour,
+                    placed_last_day, last_placed_at is not null) from reporting.campaigns";
+    let number = "select concat_ws('/', placed_last_day, answer_rate) from reporting.numbers";
+    let told = async || (seeded::text(&pool, campaign).await, seeded::text(&pool, number).await);
+    let is = |campaign: &str, number: &str| (campaign.to_owned(), number.to_owned());
+    // To where counts stand this long after.
+    let later = async |by: &str| {
+        let statements = format!(
+            "update outdial.campaign_news set at = at - interval '{by}'; update outdial.number_news set hour = hour - interval '{by}';
+             update outdial.campaign_pace set at = at - interval '{by}'; update outdial.number_pace set hour = hour - interval '{by}';
+             select outdial.count_up_campaigns(1000), outdial.count_up_numbers(1000), outdial.coarsen_pace(1000);"
+        );
+        seeded::run(&pool, &statements).await;
+    };
+
+    assert_eq!(told().await, is("2/0/0/1/1/1.0000/1/1/1/t", "1/1.0000"));
+    let count_up = "select outdial.count_up_campaigns(1000), outdial.count_up_numbers(1000)";
+    seeded::run(&pool, count_up).await;
+    assert_eq!(
+        told().await,
+        is("2/0/0/1/1/1.0000/1/1/1/t", "1/1.0000"),
+        "only calls of the last minute aren't added up"
+    );
+    assert_eq!(seeded::text(&pool, "select string_agg(what, ',') from outdial.campaign_news").await, "calls");
+    later("2 minutes").await;
+    assert_eq!(told().await, is("2/0/0/1/1/1.0000/0/1/1/t", "1/1.0000"));
+    assert_eq!(seeded::text(&pool, "select count(*) from outdial.campaign_news").await, "0");
+    later("2 hours").await;
+    assert_eq!(told().await, is("2/0/0/1/1/1.0000/0/0/1/t", "1/1.0000"));
+    let begins = "select extract(epoch from at)::int % 1200 from outdial.campaign_pace";
+    assert_eq!(seeded::text(&pool, begins).await, "0", "with one of twenty minutes");
+    later("24 hours").await;
+    seeded::run(
+        &pool,
+        "delete from outdial.attempts where state = 'ended'; delete from outdial.jobs where state = 'done'",
+    )
+    .await;
+    assert_eq!(told().await, is("2/0/0/1/1/1.0000/0/0/0/t", "0"));
+    let kept =
+        "select (select count(*) from outdial.campaign_pace) + (select count(*) from outdial.number_pace)";
+    assert_eq!(seeded::text(&pool, kept).await, "0");
+}
+
+/// Upkeep was away, or a disk stood still: what wasn't added up is more than a statement has time for.
+#[tokio::test]
+async fn counts_that_were_left_for_long_are_added_up_piece_by_piece() {
+    const LEFT: i64 = 120_000;
+    let stage = Stage::new(sandbox_config(&numbers(1))).await;
+    let left = format!(
+        "insert into outdial.campaigns (campaign_id) values ('c');
+         insert into outdial.numbers (number) values ('{NUMBER}');
+         insert into outdial.campaign_news (campaign_id, what, n, at)
+         select 'c', 'calls', 1, now() - interval '10 minutes' from generate_series(1, {LEFT});
+         insert into outdial.number_news (number, hour, placed, ended, answered)
+         select '{NUMBER}', date_trunc('hour', now(), 'UTC'), 1, 1, 1 from generate_series(1, {LEFT})"
+    );
+    seeded::run(&stage.db, &left).await;
+    let told = "select (select placed_last_hour from reporting.campaigns) + (select placed_last_day from reporting.numbers
+                where number = '+16286666348')";
+    assert_eq!(stage.count(told).await, 2 * LEFT);
+    let _worker = stage.worker(&[]).await;
+    let rest =
+        "select (select count(*) from outdial.campaign_news) + (select count(*) from outdial.number_news)";
+    eventually(LIMIT, async || (stage.count(rest).await == 0).then_some(())).await;
+    assert_eq!(stage.count(told).await, 2 * LEFT);
 }
 
 /// A job that leaves brand and agent to its campaign is shown with the campaign's, as the routing has them.

@@ -127,6 +127,7 @@ impl Stage {
         within(&posts, &self.slots().await, windows);
         self.every_post_is_recorded(&posts).await;
         self.counters_are_right().await;
+        self.views_count_as_records_do().await;
     }
 
     /// Of [`Stage::prove`], what must hold also while jobs are under way: nobody is rung twice.
@@ -230,6 +231,41 @@ impl Stage {
         .await
         .unwrap();
         assert!(wrong.is_empty(), "(thing, in use, recounted): {wrong:?}");
+    }
+
+    /// What views tell by counts kept beside the records is what the records tell.
+    async fn views_count_as_records_do(&self) {
+        let campaigns = "select to_jsonb(v), to_jsonb(j) || to_jsonb(a) from reporting.campaigns v
+             cross join lateral (
+                 select count(*) filter (where state = 'waiting') as waiting, count(*) filter (where state = 'dialing') as dialing,
+                        count(*) filter (where state = 'placed') as placed, count(*) filter (where state = 'done') as done,
+                        count(*) filter (where state = 'refused') as refused, count(*) filter (where state = 'expired') as expired,
+                        count(*) filter (where state = 'canceled') as canceled, count(*) filter (where state = 'review') as review
+                 from outdial.jobs where campaign_id = v.campaign_id) j
+             cross join lateral (
+                 select count(*) filter (where disposition = 'answered') as answered,
+                        round(count(*) filter (where disposition = 'answered')::numeric / nullif(count(*) filter (where state = 'ended'), 0), 4)
+                            as answer_rate,
+                        max(placed_at) as last_placed_at
+                 from outdial.attempts where campaign_id = v.campaign_id) a
+             where not to_jsonb(v) @> (to_jsonb(j) || to_jsonb(a))";
+        let numbers = "select to_jsonb(v), to_jsonb(a) || to_jsonb(g) from reporting.numbers v
+             cross join lateral (
+                 select count(*) filter (where g.slot > now() - interval '1 second') as used_second,
+                        count(*) filter (where g.slot > now() - interval '1 minute') as used_minute,
+                        count(*) filter (where g.slot > now() - interval '1 hour') as used_hour,
+                        count(*) filter (where g.slot > now() - interval '1 day') as used_day
+                 from outdial.limits l join outdial.grants g using (thing_no) where l.kind = 3 and l.key = v.number) g
+             cross join lateral (
+                 select count(placed_at) as placed_last_day,
+                        round(count(*) filter (where disposition = 'answered')::numeric / nullif(count(*) filter (where state = 'ended'), 0), 4)
+                            as answer_rate
+                 from outdial.attempts where from_phone_number = v.number and submitted_at > now() - interval '1 day') a
+             where not to_jsonb(v) @> (to_jsonb(a) || to_jsonb(g))";
+        for view in [campaigns, numbers] {
+            let wrong: Vec<(Value, Value)> = sqlx::query_as(view).fetch_all(&self.db).await.unwrap();
+            assert!(wrong.is_empty(), "(told, counted): {wrong:?}");
+        }
     }
 
     /// No place of any limit is taken.
