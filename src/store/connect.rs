@@ -132,6 +132,8 @@ fn options(url: &SecretString, purpose: Purpose) -> Result<PgConnectOptions, Con
         // Compiling a plan costs more than running it: 47 ms instead of 10 for a batch.
         Purpose::Steps => options.options([
             ("jit", "off"),
+            // A scan of a long work list in several processes takes the processors from the steps of each job.
+            ("max_parallel_workers_per_gather", "0"),
             ("lock_timeout", "2s"),
             ("statement_timeout", "2s"),
             ("idle_in_transaction_session_timeout", "2s"),

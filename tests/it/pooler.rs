@@ -147,6 +147,7 @@ async fn two_workers_share_two_connections_of_a_pooler_in_transaction_mode() {
         ("lock_timeout", "2s"),
         ("idle_in_transaction_session_timeout", "2s"),
         ("jit", "off"),
+        ("max_parallel_workers_per_gather", "0"),
         ("default_transaction_read_only", "off"),
     ] {
         assert_eq!(pooler.setting(Purpose::Steps, name).await, value, "{name}");

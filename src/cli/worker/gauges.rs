@@ -14,10 +14,14 @@ use crate::engine::tenure::Tenure;
 use crate::store::Ledger;
 use crate::telemetry::Metrics;
 
-/// What the whole ledger holds costs a scan of the work list.
-const LEDGER_EVERY: Duration = Duration::from_secs(5);
-/// Looks at the ledger between two recounts of what holds places.
+const EVERY: Duration = Duration::from_secs(5);
+/// Looks between two recounts of what holds places.
 const AUDIT_EVERY: u32 = 12;
+/// What the whole ledger holds costs a scan of the work list. Where that takes long, all workers together read for a part of the
+/// time only: one in so many.
+const LEDGER_SHARE: u32 = 20;
+/// After that it is read again, whatever it takes.
+const LEDGER_OLD: Duration = Duration::from_secs(60);
 
 /// Waiting jobs, unknown attempts and the clock.
 pub(super) fn start(
@@ -30,6 +34,7 @@ pub(super) fn start(
     let (ledger, metrics, tenure) = (Arc::clone(ledger), Arc::clone(metrics), Arc::clone(tenure));
     let stop = stop.clone();
     tasks.spawn(async move {
+        let mut read_at = clock::monotonic();
         for look in 0_u32.. {
             if look.is_multiple_of(AUDIT_EVERY) {
                 audit(&ledger, &metrics).await;
@@ -39,20 +44,35 @@ pub(super) fn start(
                 metrics.clock_offset_seconds.set(offset.as_seconds_f64());
                 metrics.clock_error_seconds.set(reading.error.as_secs_f64());
             }
-            match ledger.gauges().await {
-                Ok(gauges) => {
-                    metrics.set_waiting(&gauges.waiting);
-                    metrics.dialable_jobs.set(gauges.dialable);
-                    metrics.unknown_attempts.set(gauges.unknown);
-                    metrics.outbox_rows.set(gauges.outbox);
-                }
-                Err(error) => tracing::debug!(error = %error, "gauges.unread"),
+            if clock::monotonic() >= read_at {
+                let apart = read(&ledger, &metrics).await;
+                read_at = clock::monotonic() + apart;
             }
-            if stop.run_until_cancelled(tokio::time::sleep(LEDGER_EVERY)).await.is_none() {
+            if stop.run_until_cancelled(tokio::time::sleep(EVERY)).await.is_none() {
                 return;
             }
         }
     });
+}
+
+/// Gives how long not to read again.
+async fn read(ledger: &Ledger, metrics: &Metrics) -> Duration {
+    let began = clock::monotonic();
+    match ledger.gauges().await {
+        Ok(gauges) => {
+            metrics.set_waiting(&gauges.waiting);
+            metrics.dialable_jobs.set(gauges.dialable);
+            metrics.unknown_attempts.set(gauges.unknown);
+            metrics.outbox_rows.set(gauges.outbox);
+            let all = began.elapsed().saturating_mul(LEDGER_SHARE).saturating_mul(gauges.workers);
+            all.min(LEDGER_OLD)
+        }
+        // It may have taken all the time that a statement has.
+        Err(error) => {
+            tracing::debug!(error = %error, "gauges.unread");
+            began.elapsed().saturating_mul(LEDGER_SHARE).min(LEDGER_OLD)
+        }
+    }
 }
 
 /// Whether the counters of places under concurrency limits are what holds places.
