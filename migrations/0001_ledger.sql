@@ -312,10 +312,12 @@ create table outdial.attempts (
 ) partition by range (job_no);
 create index attempts_by_id on outdial.attempts (attempt_id);
 
--- Counts beside the records, for those who read: nobody counts ten million of them. What a statement changes goes into `news`
--- with it, in rows of its own, so that no worker waits for another; `count_up` adds them up. Counts stay when records go. They
--- wait for nobody: news are only inserted, and who adds them up skips what another has in hand and takes no other lock.
--- What is counted of a campaign: its jobs by state; `calls`, that were placed; of those `ended` and `answered`.
+-- Counts beside the records, for those who read: nobody counts ten million of them. Jobs that aren't over and calls that haven't
+-- ended are counted where they stand (`work`, `reservations`, `live`); of the others what a statement changes goes into `news` with
+-- it, in rows of its own, so that no worker waits for another; `count_up_…` add them up. Counts stay when records go. They wait for
+-- nobody: news are only inserted, and who adds them up skips what another has in hand and takes no other lock.
+--
+-- What is counted of a campaign: jobs by the state in which they are over; `calls`, that were placed; of those `ended` and `answered`.
 create table outdial.campaign_news (
     campaign_id text not null,
     what text not null,
@@ -336,37 +338,37 @@ create table outdial.campaign_pace (
     calls int not null,
     primary key (campaign_id, at)
 ) with (fillfactor = 70);
--- Of a number: calls that were submitted in an hour.
+-- Of a number: calls that have ended, by the hour in which they were submitted.
 create table outdial.number_news (
     number text not null,
     hour timestamptz not null,
-    placed int not null,
     ended int not null,
     answered int not null
 ) with (autovacuum_vacuum_scale_factor = 0, autovacuum_vacuum_threshold = 5000, vacuum_truncate = off);
 create table outdial.number_pace (
     number text not null,
     hour timestamptz not null,
-    placed int not null,
     ended int not null,
     answered int not null,
     primary key (number, hour)
 ) with (fillfactor = 70);
 
-create function outdial.count_new_jobs() returns trigger language plpgsql as $$
+-- Hardly a job is over when it is made: looked at one by one, and by no others.
+create function outdial.count_new_job() returns trigger language plpgsql as $$
 begin
-    insert into outdial.campaign_news (campaign_id, what, n, at)
-    select j.campaign_id, j.state, count(*), now() from fresh j group by j.campaign_id, j.state;
+    insert into outdial.campaign_news (campaign_id, what, n, at) values (new.campaign_id, new.state, 1, now());
     return null;
 end $$;
-create trigger counted after insert on outdial.jobs referencing new table as fresh
-for each statement execute function outdial.count_new_jobs();
+create trigger counted after insert on outdial.jobs
+for each row when (new.state in ('done', 'refused', 'expired', 'canceled')) execute function outdial.count_new_job();
 
 create function outdial.count_jobs() returns trigger language plpgsql as $$
 begin
     insert into outdial.campaign_news (campaign_id, what, n, at)
     select j.campaign_id, j.state, sum(j.n), now()
-    from (select f.campaign_id, f.state, 1 n from fresh f union all select s.campaign_id, s.state, -1 from stale s) j
+    from (select f.campaign_id, f.state, 1 n from fresh f where f.state in ('done', 'refused', 'expired', 'canceled')
+          union all
+          select s.campaign_id, s.state, -1 from stale s where s.state in ('done', 'refused', 'expired', 'canceled')) j
     group by j.campaign_id, j.state having sum(j.n) <> 0;
     return null;
 end $$;
@@ -376,26 +378,32 @@ for each statement execute function outdial.count_jobs();
 -- An attempt is made before it can be placed: one that is new, or taken back, counts nowhere.
 create function outdial.count_calls() returns trigger language plpgsql as $$
 begin
-    with placed as materialized (
-        select f.campaign_id, f.from_phone_number number, f.submitted_at, f.placed_at, f.state = 'ended' ended,
-               coalesce(f.disposition = 'answered', false) answered, 1 n
-        from fresh f where f.placed_at is not null
+    insert into outdial.campaign_news (campaign_id, what, n, at)
+    select c.campaign_id, 'calls', sum(c.n), c.placed_at
+    from (select f.campaign_id, f.placed_at, 1 n from fresh f where f.placed_at is not null
+          union all
+          select s.campaign_id, s.placed_at, -1 from stale s where s.placed_at is not null) c
+    group by c.campaign_id, c.placed_at having sum(c.n) <> 0;
+    if not exists (select from fresh f where f.state = 'ended') and not exists (select from stale s where s.state = 'ended') then
+        return null;
+    end if;
+
+    with ended as materialized (
+        select f.campaign_id, f.from_phone_number number, f.submitted_at, coalesce(f.disposition = 'answered', false) answered, 1 n
+        from fresh f where f.state = 'ended'
         union all
-        select s.campaign_id, s.from_phone_number, s.submitted_at, s.placed_at, s.state = 'ended',
-               coalesce(s.disposition = 'answered', false), -1
-        from stale s where s.placed_at is not null
+        select s.campaign_id, s.from_phone_number, s.submitted_at, coalesce(s.disposition = 'answered', false), -1
+        from stale s where s.state = 'ended'
     ), numbers as (
-        insert into outdial.number_news (number, hour, placed, ended, answered)
-        select p.number, date_trunc('hour', p.submitted_at, 'UTC'), sum(p.n), sum(p.n * p.ended::int), sum(p.n * p.answered::int)
-        from placed p where p.number is not null
-        group by 1, 2 having sum(p.n) <> 0 or sum(p.n * p.ended::int) <> 0 or sum(p.n * p.answered::int) <> 0
+        insert into outdial.number_news (number, hour, ended, answered)
+        select e.number, date_trunc('hour', e.submitted_at, 'UTC'), sum(e.n), sum(e.n * e.answered::int)
+        from ended e where e.number is not null
+        group by 1, 2 having sum(e.n) <> 0 or sum(e.n * e.answered::int) <> 0
     )
     insert into outdial.campaign_news (campaign_id, what, n, at)
-    select p.campaign_id, 'calls', sum(p.n), p.placed_at from placed p group by p.campaign_id, p.placed_at having sum(p.n) <> 0
+    select e.campaign_id, 'ended', sum(e.n), now() from ended e group by e.campaign_id having sum(e.n) <> 0
     union all
-    select p.campaign_id, 'ended', sum(p.n), now() from placed p where p.ended group by p.campaign_id having sum(p.n) <> 0
-    union all
-    select p.campaign_id, 'answered', sum(p.n), now() from placed p where p.answered group by p.campaign_id having sum(p.n) <> 0;
+    select e.campaign_id, 'answered', sum(e.n), now() from ended e where e.answered group by e.campaign_id having sum(e.n) <> 0;
     return null;
 end $$;
 create trigger recounted after update on outdial.attempts referencing old table as stale new table as fresh

@@ -66,23 +66,36 @@ left join outdial.jobs j on j.job_no = a.job_no;
 -- `expected_finish_at`: what waits, at the pace of the last hour; null where nothing moved in it.
 create view reporting.campaigns as
 select c.campaign_id, c.brand, c.state,
-       coalesce(j.waiting, 0) as waiting, coalesce(j.dialing, 0) as dialing, coalesce(j.placed, 0) as placed,
+       coalesce(w.waiting, 0) as waiting, coalesce(l.dialing, 0) as dialing, coalesce(l.placed, 0) as placed,
        coalesce(j.done, 0) as done, coalesce(j.refused, 0) as refused, coalesce(j.expired, 0) as expired,
-       coalesce(j.canceled, 0) as canceled, coalesce(j.review, 0) as review,
+       coalesce(j.canceled, 0) as canceled, coalesce(l.review, 0) as review,
        coalesce(j.answered, 0) as answered,
        round(coalesce(j.answered, 0)::numeric / nullif(j.ended, 0), 4) as answer_rate,
        coalesce(a.placed_last_minute, 0) as placed_last_minute, coalesce(a.placed_last_hour, 0) as placed_last_hour,
        coalesce(a.placed_last_day, 0) as placed_last_day,
        c.first_received_at, j.last_placed_at,
-       case when j.waiting > 0 and a.placed_last_hour > 0
-            then now() + make_interval(secs => 3600.0 * j.waiting / a.placed_last_hour) end as expected_finish_at
+       case when w.waiting > 0 and a.placed_last_hour > 0
+            then now() + make_interval(secs => 3600.0 * w.waiting / a.placed_last_hour) end as expected_finish_at
 from outdial.campaigns c
 left join (
+    -- A job waits in `work`, or has a slot.
+    select w.campaign_id, sum(w.jobs)::bigint as waiting
+    from (select k.campaign_id, q.jobs from (select class_no, count(*) as jobs from outdial.work group by class_no) q
+          join outdial.classes k on k.class_no = q.class_no
+          union all select r.campaign_id, count(*) from outdial.reservations r group by r.campaign_id) w
+    group by w.campaign_id
+) w on w.campaign_id = c.campaign_id
+left join (
+    -- Of several calls of a job one may be known for longer than the job stands so.
+    select d.campaign_id, count(*) filter (where d.state = 'dialing') as dialing, count(*) filter (where d.state = 'placed') as placed,
+           count(*) filter (where d.state = 'review') as review
+    from outdial.jobs d where d.job_no = any (array(select l.job_no from outdial.live l))
+    group by d.campaign_id
+) l on l.campaign_id = c.campaign_id
+left join (
     select k.campaign_id,
-           sum(k.n) filter (where k.what = 'waiting')::bigint as waiting, sum(k.n) filter (where k.what = 'dialing')::bigint as dialing,
-           sum(k.n) filter (where k.what = 'placed')::bigint as placed, sum(k.n) filter (where k.what = 'done')::bigint as done,
-           sum(k.n) filter (where k.what = 'refused')::bigint as refused, sum(k.n) filter (where k.what = 'expired')::bigint as expired,
-           sum(k.n) filter (where k.what = 'canceled')::bigint as canceled, sum(k.n) filter (where k.what = 'review')::bigint as review,
+           sum(k.n) filter (where k.what = 'done')::bigint as done, sum(k.n) filter (where k.what = 'refused')::bigint as refused,
+           sum(k.n) filter (where k.what = 'expired')::bigint as expired, sum(k.n) filter (where k.what = 'canceled')::bigint as canceled,
            sum(k.n) filter (where k.what = 'answered')::bigint as answered, sum(k.n) filter (where k.what = 'ended')::bigint as ended,
            max(k.last_at) filter (where k.what = 'calls') as last_placed_at
     from (select campaign_id, what, n, last_at from outdial.campaign_counts
@@ -111,7 +124,7 @@ select n.number, n.state, n.state_reason, n.brand, n.region,
        coalesce(l.last_ordinal - h.before, d.calls, 0) as used_hour, l.per_hour as limit_hour,
        coalesce(d.calls, 0) as used_day, l.per_day as limit_day,
        coalesce(l.in_use, 0)::bigint as used_concurrent, l.concurrent as limit_concurrent,
-       coalesce(a.placed_last_day, 0) as placed_last_day,
+       coalesce(a.ended, 0) + coalesce(o.calls, 0) as placed_last_day,
        round(a.answered::numeric / nullif(a.ended, 0), 4) as answer_rate,
        least(l.last_slot, now()) as last_call_at
 from outdial.numbers n
@@ -126,11 +139,15 @@ left join lateral (select g.ordinal as before from outdial.grants g
 left join lateral (select g.ordinal as before from outdial.grants g
                    where g.thing_no = l.thing_no and g.slot <= now() - interval '1 second' order by g.ordinal desc limit 1) s on true
 left join (
-    select p.number, sum(p.placed) as placed_last_day, sum(p.ended) as ended, sum(p.answered) as answered
+    select p.number, sum(p.ended) as ended, sum(p.answered) as answered
     from (select * from outdial.number_pace union all select * from outdial.number_news) p
     where p.hour > now() - interval '24.5 hours'
     group by p.number
-) a on a.number = n.number;
+) a on a.number = n.number
+left join (
+    select o.number, count(*) as calls from outdial.live o
+    where o.state = 'placed' and o.slot > now() - interval '24.5 hours' group by o.number
+) o on o.number = n.number;
 
 -- Job numbers rise with receipt, so the smallest tells the oldest. Those that have a slot already count as queued.
 create view reporting.waiting as

@@ -1392,10 +1392,9 @@ create function outdial.count_up_numbers(p_limit int) returns int language sql a
             select n.ctid from outdial.number_news n limit p_limit for update skip locked))
         returning w.*
     ), paced as (
-        insert into outdial.number_pace as p (number, hour, placed, ended, answered)
-        select t.number, t.hour, sum(t.placed), sum(t.ended), sum(t.answered) from taken t group by 1, 2 order by 1, 2
-        on conflict (number, hour) do update set placed = p.placed + excluded.placed, ended = p.ended + excluded.ended,
-                                                 answered = p.answered + excluded.answered
+        insert into outdial.number_pace as p (number, hour, ended, answered)
+        select t.number, t.hour, sum(t.ended), sum(t.answered) from taken t group by 1, 2 order by 1, 2
+        on conflict (number, hour) do update set ended = p.ended + excluded.ended, answered = p.answered + excluded.answered
     )
     select count(*)::int from taken
 $$;

@@ -229,9 +229,8 @@ impl<'a> Stage<'a> {
             "insert into outdial.campaign_pace (campaign_id, at, calls)
              select a.campaign_id, date_trunc('minute', a.placed_at), count(*) from outdial.attempts a
              where a.placed_at > now() - interval '25 hours' group by 1, 2",
-            "insert into outdial.number_pace (number, hour, placed, ended, answered)
-             select a.from_phone_number, date_trunc('hour', a.submitted_at, 'UTC'), count(*), count(*),
-                    count(*) filter (where a.disposition = 'answered')
+            "insert into outdial.number_pace (number, hour, ended, answered)
+             select a.from_phone_number, date_trunc('hour', a.submitted_at, 'UTC'), count(*), count(*) filter (where a.disposition = 'answered')
              from outdial.attempts a where a.submitted_at > now() - interval '25 hours' group by 1, 2",
             "select outdial.coarsen_pace(10000000)",
             "select outdial.count_up_campaigns(10000000)",
