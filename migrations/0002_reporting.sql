@@ -61,8 +61,8 @@ select j.job_id, a.attempt_no, a.attempt_id, a.campaign_id, a.brand, a.account, 
 from outdial.attempts a
 left join outdial.jobs j on j.job_no = a.job_no;
 
--- Counted since the campaign began, whatever records are kept. The last minute is exact; of the hour its first minute may be missing, of the day its
--- first twenty.
+-- Jobs that are over and answers are counted since the campaign began, whatever records are kept. The last minute is exact; of the
+-- hour the first minute may be missing, of the day the first twenty.
 -- `expected_finish_at`: what waits, at the pace of the last hour; null where nothing moved in it.
 create view reporting.campaigns as
 select c.campaign_id, c.brand, c.state,
@@ -114,8 +114,8 @@ left join (
 ) a on a.campaign_id = c.campaign_id;
 
 -- `used_…`: calls let through in the window that ends now, slots of the next second among them: what the limit is
--- held against. Null limit: unlimited. `placed_last_day`, `answer_rate`: of calls submitted in the
--- last 24 hours, give or take half of one.
+-- held against. Null limit: unlimited. `placed_last_day`, `answer_rate`: of calls submitted in the last 24 hours, give or take half
+-- of one.
 create view reporting.numbers as
 select n.number, n.state, n.state_reason, n.brand, n.region,
        coalesce((select array_agg(p.model_id order by p.model_id) from outdial.pool p where p.number = n.number and p.attached), '{}') as agents,

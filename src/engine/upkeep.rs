@@ -23,7 +23,7 @@ const EVERY: Duration = Duration::from_millis(250);
 const DUTY: Duration = Duration::from_secs(3);
 /// What was written beside the records is added up this often: readers add up the rest.
 const COUNT_EVERY: Duration = Duration::from_secs(5);
-/// So many rows to a statement, and statements of one kind in a round: five times what the fastest worker writes meanwhile.
+/// So many rows to a statement, and statements of one kind in a round: more than ten thousand calls a second write meanwhile.
 const COUNTS: u32 = 10_000;
 const COUNTS_MAX: usize = 5;
 /// Old grants are looked for this often.
