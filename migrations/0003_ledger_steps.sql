@@ -1400,17 +1400,16 @@ create function outdial.count_up_numbers(p_limit int) returns int language sql a
 $$;
 
 -- Makes the pace coarser as it grows old, and forgets what no view looks at any more; p_limit rows of each at a time. Answers how
--- many it took. Where the clock is known to have gone ahead, pace is kept by that longer: it comes into sight again.
+-- many it took of the one it took more of. Where the clock is known to have gone ahead, pace is kept by that longer: it comes into sight again.
 create function outdial.coarsen_pace(p_limit int) returns int language plpgsql as $$
 declare
     v_now timestamptz := now() - outdial.stepped('-infinity');
-    v_all int := 0;
-    v_n int;
+    v_numbers int;
+    v_campaigns int;
 begin
     delete from outdial.number_pace p where p.ctid = any (array(
         select o.ctid from outdial.number_pace o where o.hour < v_now - interval '25 hours' limit p_limit for update skip locked));
-    get diagnostics v_n = row_count;
-    v_all := v_all + v_n;
+    get diagnostics v_numbers = row_count;
     with taken as (
         delete from outdial.campaign_pace p where p.ctid = any (array(
             select o.ctid from outdial.campaign_pace o
@@ -1424,8 +1423,8 @@ begin
         from taken t where t.at >= v_now - interval '25 hours' group by 1, 2 order by 1, 2
         on conflict (campaign_id, at) do update set calls = p.calls + excluded.calls
     )
-    select count(*) into v_n from taken;
-    return greatest(v_n, v_all);
+    select count(*) into v_campaigns from taken;
+    return greatest(v_numbers, v_campaigns);
 end $$;
 
 -- Old grants that no window looks at any more.
