@@ -86,10 +86,12 @@ left join (
     group by w.campaign_id
 ) w on w.campaign_id = c.campaign_id
 left join (
-    -- Of several calls of a job one may be known for longer than the job stands so.
-    select d.campaign_id, count(*) filter (where d.state = 'dialing') as dialing, count(*) filter (where d.state = 'placed') as placed,
-           count(*) filter (where d.state = 'review') as review
-    from outdial.jobs d where d.job_no = any (array(select l.job_no from outdial.live l))
+    -- A job stands as its call does, and needn't be looked up, unless another call of it was learned of late.
+    select d.campaign_id, count(*) filter (where d.state in ('submitting', 'unknown', 'dialing')) as dialing,
+           count(*) filter (where d.state = 'placed') as placed, count(*) filter (where d.state = 'review') as review
+    from (select campaign_id, state from outdial.live where not late
+          union all select j.campaign_id, j.state from outdial.jobs j
+          where j.job_no = any (array(select l.job_no from outdial.live l where l.late))) d
     group by d.campaign_id
 ) l on l.campaign_id = c.campaign_id
 left join (

@@ -61,6 +61,7 @@ begin
     end if;
     -- The slot that such a job may have for its next try is given back first, then its place in the work list.
     perform outdial.release(null, v_jobs);
+    update outdial.live l set late = true where l.job_no = any (v_jobs);
     perform 1 from outdial.jobs j where j.job_no = any (v_jobs) order by j.job_no for update;
     v_now := clock_timestamp();
 
@@ -83,9 +84,9 @@ begin
         returning j.*
     ), living as (
         insert into outdial.live (attempt_id, job_no, attempt_no, worker_no, state, call_id, account, model_id, class_no, rank, expires_at,
-                                  campaign_id, number, number_thing, campaign_thing, account_thing, slot, since)
+                                  campaign_id, number, number_thing, campaign_thing, account_thing, slot, since, late)
         select t.attempt_id, t.job_no, t.attempt_no, t.worker_no, 'placed', t.call_id, t.account, t.model_id, j.class_no, 9 - j.priority,
-               j.expires_at, t.campaign_id, t.from_phone_number, n.thing_no, c.thing_no, x.thing_no, t.slot, v_now
+               j.expires_at, t.campaign_id, t.from_phone_number, n.thing_no, c.thing_no, x.thing_no, t.slot, v_now, true
         from tried t join jobs j using (job_no)
         join outdial.limits c on c.kind = 2 and c.key = t.campaign_id
         join outdial.limits x on x.kind = 1 and x.key = t.account

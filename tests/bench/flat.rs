@@ -87,7 +87,13 @@ const QUESTIONS: &[(&str, &str)] = &[
     ),
     ("calls: of one job", "select * from reporting.calls where job_id = 'past-777'"),
     (
-        "calls: one hour's by disposition",
+        "calls: an hour's by disposition",
+        "select disposition, count(*) from reporting.calls
+         where submitted_at between now() - interval '2 hours' and now() - interval '1 hour' group by 1",
+    ),
+    // With all that the turns before have dialed.
+    (
+        "calls: this hour's by disposition",
         "select disposition, count(*) from reporting.calls where submitted_at > now() - interval '1 hour' group by 1",
     ),
     (

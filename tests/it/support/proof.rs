@@ -234,7 +234,7 @@ impl Stage {
     }
 
     /// What views tell by counts kept beside the records is what the records tell.
-    async fn views_count_as_records_do(&self) {
+    pub async fn views_count_as_records_do(&self) {
         let campaigns = "select to_jsonb(v), to_jsonb(j) || to_jsonb(a) from reporting.campaigns v
              cross join lateral (
                  select count(*) filter (where state = 'waiting') as waiting, count(*) filter (where state = 'dialing') as dialing,
