@@ -480,7 +480,7 @@ create table outdial.live (
     since timestamptz not null,                     -- of the state
     recipient text,                                 -- as in `reservations`
     called_at timestamptz,                          -- where it stands in `recipients`, if that isn't its slot
-    late boolean not null default false,            -- learned of late, or beside one that was: its job may stand otherwise
+    late boolean not null default false,            -- learned of after all: its job may stand otherwise
     -- Of an unknown one: how often it was looked for; the first and the last complete look of an unbroken row, all in vain.
     looks int not null default 0,
     looked_at timestamptz,

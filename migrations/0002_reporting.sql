@@ -89,7 +89,7 @@ left join (
     -- A job stands as its call does, and needn't be looked up, unless another call of it was learned of late.
     select d.campaign_id, count(*) filter (where d.state in ('submitting', 'unknown', 'dialing')) as dialing,
            count(*) filter (where d.state = 'placed') as placed, count(*) filter (where d.state = 'review') as review
-    from (select campaign_id, state from outdial.live where not late
+    from (select campaign_id, state from outdial.live where job_no not in (select job_no from outdial.live where late)
           union all select j.campaign_id, j.state from outdial.jobs j
           where j.job_no = any (array(select l.job_no from outdial.live l where l.late))) d
     group by d.campaign_id

@@ -61,7 +61,6 @@ begin
     end if;
     -- The slot that such a job may have for its next try is given back first, then its place in the work list.
     perform outdial.release(null, v_jobs);
-    update outdial.live l set late = true where l.job_no = any (v_jobs);
     perform 1 from outdial.jobs j where j.job_no = any (v_jobs) order by j.job_no for update;
     v_now := clock_timestamp();
 
