@@ -2,6 +2,7 @@
 //! limit beside a free one, ten jobs beside very many. The provider's arrivals tell.
 
 use std::collections::HashMap;
+use std::ops::Range;
 use std::time::Duration;
 
 use anyhow::{Result, ensure};
@@ -95,8 +96,8 @@ async fn hot(ground: &Ground, found: &mut Findings) -> Result<()> {
     Ok(())
 }
 
-/// A campaign at its own limit, dialed as fast as that allows, beside one that is free and has the same numbers: how fast is the free one,
-/// with and without it?
+/// A campaign at its own limit, whose jobs have been taken in and told that they wait, beside one that is free and has the same
+/// numbers: how fast is the free one, with and without it?
 async fn beside(ground: &Ground, found: &mut Findings) -> Result<()> {
     const JOBS: usize = 40_000;
     let mut rates: [Vec<f64>; 2] = Default::default();
@@ -105,15 +106,22 @@ async fn beside(ground: &Ground, found: &mut Findings) -> Result<()> {
             let stage = Stage::new(ground, "bench", Size::SMALL, NEVER, true, &[]).await?;
             let capped = "[[campaign]]\nid = \"campaign-1\"\nlimits = { per_second = 20 }\n";
             stage.apply(&format!("{}{capped}", stage.rules(NEVER)))?;
-            // Every other job is the capped campaign's, or all are the free one's.
-            let campaigns = if shared { 2 } else { 1 };
-            stage.ground.fill("outdial.jobs", 0..JOBS * campaigns, campaigns).await?;
+            let end = clock::monotonic() + Duration::from_secs(300);
             let worker = stage.worker()?;
+            if shared {
+                publish(ground, JOBS..2 * JOBS, 1).await?;
+                let mut records = stage.records().await?;
+                let wait = "select count(*) >= 9 * $1 / 10 from outdial.jobs where state = 'waiting' and reason = 'campaign_limit'";
+                while !sqlx::query_scalar::<_, bool>(wait).bind(JOBS as i64).fetch_one(&mut records).await? {
+                    ensure!(clock::monotonic() < end, "the campaign at its limit doesn't wait for it");
+                    tokio::time::sleep(Duration::from_secs(1)).await;
+                }
+            }
+            publish(ground, 0..JOBS, 0).await?;
             let free = |arrivals: &[Arrival]| -> Vec<u64> {
-                let theirs = |a: &&Arrival| !shared || a.callee.is_multiple_of(2);
+                let theirs = |a: &&Arrival| a.callee % 10_000_000 < 2_000_000 + JOBS as u64;
                 arrivals.iter().filter(theirs).map(|a| a.us).collect()
             };
-            let end = clock::monotonic() + Duration::from_secs(300);
             let times = loop {
                 ensure!(clock::monotonic() < end, "the free campaign was not dialed");
                 tokio::time::sleep(Duration::from_secs(1)).await;
@@ -129,7 +137,6 @@ async fn beside(ground: &Ground, found: &mut Findings) -> Result<()> {
         }
     }
     let [alone, shared] = rates.map(|rates| spread(rates).0);
-    // Both are read, written and listed by the same processors: that the other's jobs are taken in costs the free one something.
     found.at_least(
         "a free campaign beside one at its limit: of its jobs/s alone, %",
         100.0 * shared / alone,
@@ -153,15 +160,16 @@ async fn few(ground: &Ground, found: &mut Findings) -> Result<()> {
         ensure!(clock::monotonic() < end, "the many are not dialed");
         tokio::time::sleep(Duration::from_millis(100)).await;
     }
-    let jobs = 0;
+    // Every fourth has an area code that none of the many have.
+    let jobs: Vec<_> = (0..FEW).map(|n| job(4 * n, 9)).collect();
     let published = super::provider::now_us();
     let mut publisher = ground.publisher().await?;
-    for n in jobs..jobs + FEW {
-        publisher.publish("outdial.jobs", &job(n, 9)).await?;
+    for job in &jobs {
+        publisher.publish("outdial.jobs", job).await?;
     }
     publisher.close().await?;
     let theirs: Vec<u64> =
-        (jobs..jobs + FEW).filter_map(|n| job(n, 9)["phone"].as_str()?.get(1..)?.parse().ok()).collect();
+        jobs.iter().filter_map(|job| job["phone"].as_str()?.get(1..)?.parse().ok()).collect();
     let last = loop {
         ensure!(clock::monotonic() < end, "the ten were not dialed");
         let arrivals = stage.provider.arrivals().await?;
@@ -177,6 +185,15 @@ async fn few(ground: &Ground, found: &mut Findings) -> Result<()> {
     let name = format!("ten jobs beside {MANY} of another campaign: times what their share alone needs");
     found.at_most(name, took / alone, 2.0);
     Ok(())
+}
+
+/// So many jobs of a campaign, while workers run.
+async fn publish(ground: &Ground, jobs: Range<usize>, campaign: usize) -> Result<()> {
+    let mut publisher = ground.publisher().await?;
+    for n in jobs {
+        publisher.publish("outdial.jobs", &job(n, campaign)).await?;
+    }
+    publisher.close().await
 }
 
 /// What arrives within a time from the first call, of so many jobs and workers.
