@@ -29,6 +29,7 @@ struct Open {
     class_no: ClassNo,
     /// Of its first job: 9 − priority.
     rank: i16,
+    first: JobNo,
     plan: Arc<Plan>,
     /// How many of its jobs are looked at.
     each: usize,
@@ -180,7 +181,7 @@ impl<L: DispatchLedger> Dispatch<L> {
         let mut open = Vec::new();
         let mut unread = HashSet::new();
         let State { classes, book, rankings, campaigns_shut, accounts_shut, .. } = state;
-        for &ClassHead { class_no, rank, .. } in heads {
+        for &ClassHead { class_no, rank, job_no: first } in heads {
             let (Some(standing), Some(class)) = (classes.standing(class_no), classes.class(class_no)) else {
                 continue;
             };
@@ -201,7 +202,7 @@ impl<L: DispatchLedger> Dispatch<L> {
                     .or_else(|| full(class, plan, book, rankings))
                 {
                     Some((reason, due_at)) => waits.set(class_no, reason, due_at),
-                    None => open.push(Open { class_no, rank, plan: Arc::clone(plan), each: 0 }),
+                    None => open.push(Open { class_no, rank, first, plan: Arc::clone(plan), each: 0 }),
                 },
             }
         }
@@ -428,14 +429,25 @@ fn in_turn(
         };
         let all: usize = campaigns.iter().map(weight).sum();
         for campaign in campaigns {
-            // Twice its share, for any of its classes may have the jobs that go first.
+            // Twice its share, for others may have fewer jobs.
             let share = 2 * capacity * weight(&campaign) / all.max(1);
-            let each = (2 * share / campaign.1.len()).max(share.min(8)).clamp(4, capacity.max(8));
-            first.extend(campaign.1.into_iter().map(|open| Open { each, ..open }));
+            let ahead = campaign.1.iter().min_by_key(|one| (one.rank, one.first)).map(|one| one.class_no);
+            let classes = campaign.1.len();
+            first.extend(campaign.1.into_iter().map(|open| {
+                let each = looked_at(share, classes, Some(open.class_no) == ahead, capacity);
+                Open { each, ..open }
+            }));
         }
         later.extend(beyond.into_iter().flat_map(|(_, open)| open).map(|open| open.class_no));
     }
     (first, later)
+}
+
+/// How many jobs of a class are looked at. Where one class is read to its end, its campaign has no more to give in this pass, and what
+/// it gives less than its share is not made up for: so the class whose jobs go first may give all of it.
+fn looked_at(share: usize, classes: usize, is_ahead: bool, capacity: usize) -> usize {
+    let ahead = if is_ahead { share } else { 0 };
+    (2 * share / classes.max(1)).max(ahead).max(share.min(8)).clamp(4, capacity.max(8))
 }
 
 /// Whether all numbers of a class are at their limit, and until when.
@@ -541,4 +553,21 @@ fn agent_of(world: &World, class: &Class) -> Option<crate::core::ids::ModelId> {
 fn most_at_once(limits: &Limits) -> Option<usize> {
     let windows = limits.windows().map(|(calls, _)| calls);
     windows.chain(limits.concurrent).min().map(|n| n as usize)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_class_that_goes_first_may_give_all_of_its_campaigns_share() {
+        let (capacity, campaigns) = (128, 2);
+        let share = 2 * capacity / campaigns;
+        for classes in 1..500 {
+            assert!(looked_at(share, classes, true, capacity) >= capacity / campaigns, "of {classes}");
+            // Never so few that a pass is made for each.
+            assert!((4..=capacity).contains(&looked_at(share, classes, false, capacity)), "of {classes}");
+        }
+        assert_eq!(looked_at(share, 8, false, capacity), 32);
+    }
 }
