@@ -315,7 +315,8 @@ create index attempts_by_id on outdial.attempts (attempt_id);
 -- Counts beside the records, for those who read: nobody counts ten million of them. Jobs that aren't over and calls that haven't
 -- ended are counted where they stand (`work`, `reservations`, `live`); of the others what a statement changes goes into `news` with
 -- it, in rows of its own, so that no worker waits for another; `count_up_…` add them up. Counts stay when records go. They wait for
--- nobody: news are only inserted, and who adds them up skips what another has in hand and takes no other lock.
+-- nobody: news are only inserted, and who adds them up skips what another has in hand and takes no other lock. Nor do they for vacuum:
+-- giving pages back locks a table that every settling of calls writes into. Where many were left empty, the runbook says what to do.
 --
 -- What is counted of a campaign: jobs by the state in which they are over; `calls`, that were placed; of those `ended` and `answered`.
 create table outdial.campaign_news (
