@@ -52,13 +52,18 @@ fn nobody_is_rung_twice(posts: &[LedgerEntry]) {
     }
 }
 
+/// How long after its slot a call arrived, in microseconds; 0 where it has none.
+fn after_slot(post: &LedgerEntry, slots: &HashMap<String, i64>) -> i64 {
+    let slot = post.attempt_id.as_ref().and_then(|attempt| slots.get(attempt));
+    slot.map_or(0, |slot| post.at_us - slot)
+}
+
 /// No number made more calls in any window, wherever it is laid over the arrivals. A machine that is full may hold a request
 /// up for longer than the slack, which nobody can help: a call that came so late counts for when its slot was.
 fn within(posts: &[LedgerEntry], slots: &HashMap<String, i64>, windows: &[(u64, usize)]) {
     let mut by_number: HashMap<Option<&str>, Vec<(u64, i64)>> = HashMap::new();
     for post in posts {
-        let slot = post.attempt_id.as_ref().and_then(|attempt| slots.get(attempt));
-        let late = slot.map_or(0, |slot| post.at_us - slot);
+        let late = after_slot(post, slots);
         let back = if late > SLACK_US { late } else { 0 };
         let at = post.mono_us.saturating_sub(back.unsigned_abs());
         by_number.entry(post.from_phone_number.as_deref()).or_default().push((at, late));
@@ -138,6 +143,12 @@ impl Stage {
     /// Likewise, the limits.
     pub async fn within(&self, windows: &[(u64, usize)]) {
         within(&self.posts(), &self.slots().await, windows);
+    }
+
+    /// How many calls arrived later after their slots than the slack.
+    pub async fn late(&self) -> usize {
+        let slots = self.slots().await;
+        self.posts().iter().filter(|post| after_slot(post, &slots) > SLACK_US).count()
     }
 
     /// Of each attempt, in microseconds of the wall clock.
