@@ -182,10 +182,10 @@ async fn five_hundred_ends_take_few_requests_and_free_every_place() {
     let attempts = authorised(&side, &ledger, 500).await;
     let (stage, asked) = stage(&side, ledger, Duration::from_secs(7200));
     let (tracker, cancel) = (TaskTracker::new(), CancellationToken::new());
-    tracker.spawn(stage.run(cancel.clone()));
     placed(&side, &attempts).await;
     let placed_at = clock::monotonic();
     assert_eq!(side.count(IN_USE).await, 1500);
+    tracker.spawn(stage.run(cancel.clone()));
     eventually(Duration::from_secs(20), async || (side.count(OPEN).await == 0).then_some(())).await;
     let took = placed_at.elapsed();
     cancel.cancel();
