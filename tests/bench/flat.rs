@@ -107,7 +107,7 @@ const QUESTIONS: &[(&str, &str)] = &[
 
 async fn ask(database: &str, of: &str, questions: &[(&str, &str)], found: &mut Findings) -> Result<()> {
     let mut db = PgConnection::connect(database).await?;
-    db.execute("set jit = off").await?;
+    db.execute("set jit = off; set random_page_cost = 1.1").await?;
     if !questions.is_empty() {
         db.execute("analyze").await?;
     }
