@@ -9,7 +9,7 @@ use rustix::process::Signal;
 
 use super::{LONG, SOON, recovered, route};
 use crate::support::stage::{Stage, jobs, numbers, sandbox_config};
-use crate::support::{assert_discreet, eventually, posts_by_phone};
+use crate::support::{Outdial, assert_discreet, eventually, posts_by_phone};
 
 /// The shortest that is allowed.
 const LEASE: (&str, &str) = ("OUTDIAL__WORKER__LEASE", "3s");
@@ -17,6 +17,24 @@ const LEASE: (&str, &str) = ("OUTDIAL__WORKER__LEASE", "3s");
 /// Answers take long enough for calls to be in flight at any moment.
 fn slow_answers() -> SandboxConfig {
     SandboxConfig { latency_ms: Span { min: 150, max: 300 }, ..sandbox_config(&numbers(10)) }
+}
+
+/// Stops it at a moment when it has calls whose answers are still to come: the other may have all that go for a while.
+async fn stop_while_it_calls(stage: &Stage, worker: &Outdial, worker_no: i64) {
+    // Younger than the quickest answer.
+    let calling = format!(
+        "select count(*) from outdial.live where worker_no = {worker_no} and state = 'submitting'
+            and submitted_at > clock_timestamp() - interval '100 milliseconds'"
+    );
+    let caught = async || {
+        worker.signal(Signal::STOP);
+        let caught = stage.count(&calling).await > 0;
+        if !caught {
+            worker.signal(Signal::CONT);
+        }
+        caught.then_some(())
+    };
+    eventually(SOON, caught).await;
 }
 
 #[tokio::test]
@@ -31,6 +49,7 @@ async fn of_a_killed_worker_only_the_calls_in_flight_are_unknown_and_nobody_is_r
     let many = jobs("many", 700);
     stage.publish(&many).await;
     stage.posted(200, SOON).await;
+    stop_while_it_calls(&stage, &doomed, doomed_no).await;
     doomed.kill9();
     let died = clock::monotonic();
     let held = format!(
@@ -81,7 +100,7 @@ async fn a_worker_that_slept_through_its_lease_sends_nothing_stale_and_goes_on_a
     let many = jobs("many", 1200);
     stage.publish(&many).await;
     stage.posted(200, SOON).await;
-    sleeper.signal(Signal::STOP);
+    stop_while_it_calls(&stage, &sleeper, sleeper_no).await;
     let dead = format!(
         "select count(*) from outdial.workers where worker_no = {sleeper_no} and ended_at is not null"
     );
