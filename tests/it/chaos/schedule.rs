@@ -18,6 +18,10 @@ pub const CREW_MAX: usize = 8;
 const GAP_MS: u64 = 2_000;
 /// The first and the last part of a run, in which nothing begins.
 const CALM: f64 = 0.05;
+/// Beyond the lease, and that of whoever looks for the dead, should it be the one that sleeps.
+const OVERSLEEP_MS: (u64, u64) = (8_000, 11_000);
+/// The network goes wrong for so long.
+const LINE_MS: (u64, u64) = (1_000, 6_000);
 
 /// The servers that a worker talks to.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -80,6 +84,7 @@ pub fn schedule(seed: u64, length: Duration) -> Vec<Event> {
 enum Card {
     Kill,
     Pause,
+    Oversleep,
     Down(Server),
     Net(Server),
     Faults,
@@ -98,7 +103,7 @@ const DECK: [Card; 25] = [
     Card::Pause,
     Card::Pause,
     Card::Pause,
-    Card::Pause,
+    Card::Oversleep,
     Card::Down(Server::Database),
     Card::Down(Server::Broker),
     Card::Down(Server::Provider),
@@ -133,6 +138,7 @@ impl Card {
                 };
                 Deed::Pause { worker, ms: dice.within(1_000, most) }
             }
+            Self::Oversleep => Deed::Pause { worker, ms: dice.within(OVERSLEEP_MS.0, OVERSLEEP_MS.1) },
             Self::Down(server) => Deed::Down { server, gone_ms: dice.within(200, 4_000) },
             Self::Net(server) => net(server, worker, dice),
             Self::Faults => Deed::Faults { table: fault_table(dice), ms: dice.within(3_000, 8_000) },
@@ -158,7 +164,7 @@ fn net(server: Server, worker: usize, dice: &mut Dice) -> Deed {
         7 => line(slow, Way::Pass, false),
         _ => line(Way::Pass, Way::Pass, true),
     };
-    Deed::Line { worker, server, line, ms: dice.within(1_000, 6_000) }
+    Deed::Line { worker, server, line, ms: dice.within(LINE_MS.0, LINE_MS.1) }
 }
 
 /// SplitMix64: the same for ever, whatever library comes or goes.
@@ -239,8 +245,25 @@ mod tests {
     #[test]
     fn the_short_run_meets_everything() {
         let (seed, length) = super::super::SHORT;
-        let dealt = schedule(seed, length).len();
-        assert!(dealt >= DECK.len(), "{dealt} deeds");
+        let events = schedule(seed, length);
+        assert!(events.len() >= DECK.len(), "{} deeds", events.len());
+        // Somebody is taken for dead while it sleeps, which the run must show: the others can tell, for nothing is wrong with
+        // the database meanwhile.
+        let oversleeps = |e: &&Event| matches!(e.deed, Deed::Pause { ms, .. } if ms >= OVERSLEEP_MS.0);
+        let from = events.iter().find(oversleeps).expect("somebody oversleeps").at;
+        let hinders = |deed: &Deed| match deed {
+            Deed::Down { server, .. } | Deed::Line { server, .. } | Deed::Cut { server, .. } => {
+                *server == Server::Database
+            }
+            Deed::Scale { .. } | Deed::Roll | Deed::Clock { .. } | Deed::DiskFull { .. } => true,
+            Deed::Kill { .. } | Deed::Pause { .. } | Deed::Faults { .. } => false,
+        };
+        let (before, after) = (
+            from.saturating_sub(Duration::from_millis(LINE_MS.1)),
+            from + Duration::from_millis(OVERSLEEP_MS.1),
+        );
+        let meanwhile = |e: &&Event| hinders(&e.deed) && (before..after).contains(&e.at);
+        assert_eq!(events.iter().find(meanwhile), None);
     }
 
     #[test]
