@@ -21,10 +21,10 @@ fn slow_answers() -> SandboxConfig {
 
 /// Stops it at a moment when it has calls whose answers are still to come: the other may have all that go for a while.
 async fn stop_while_it_calls(stage: &Stage, worker: &Outdial, worker_no: i64) {
-    // Younger than the quickest answer.
+    // Since its slot, before which none is sent, less time has passed than the quickest answer takes.
     let calling = format!(
         "select count(*) from outdial.live where worker_no = {worker_no} and state = 'submitting'
-            and submitted_at > clock_timestamp() - interval '100 milliseconds'"
+            and slot > clock_timestamp() - interval '100 milliseconds'"
     );
     let caught = async || {
         worker.signal(Signal::STOP);
