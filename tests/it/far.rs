@@ -6,7 +6,7 @@ use std::time::Duration;
 use crate::support::Outdial;
 use crate::support::eventually;
 use crate::support::far::Far;
-use crate::support::stage::{ANY_NUMBER, LONG, Stage, jobs, most_in_window, numbers, sandbox_config};
+use crate::support::stage::{ANY_NUMBER, LONG, Stage, jobs, numbers, sandbox_config};
 
 const OPENING: Duration = Duration::from_millis(200);
 const FOR_EVER: Duration = Duration::from_secs(3_600);
@@ -18,15 +18,11 @@ async fn worker(stage: &Stage, far: &Far) -> Outdial {
 }
 
 /// Each callee once, and no number above its limit.
-fn holds(stage: &Stage, jobs: usize, per_second: usize) {
+async fn holds(stage: &Stage, jobs: usize, per_second: usize) {
     let posts = stage.posts();
     let phones: HashSet<_> = posts.iter().map(|post| post.phone.clone()).collect();
     assert_eq!((posts.len(), phones.len()), (jobs, jobs), "each callee once");
-    for from in posts.iter().map(|post| &post.from_phone_number).collect::<HashSet<_>>() {
-        let arrivals = posts.iter().filter(|post| post.from_phone_number == *from).map(|post| post.mono_us);
-        let most = most_in_window(arrivals, 1);
-        assert!(most <= per_second, "{most} calls in a second, {per_second} are allowed");
-    }
+    stage.within(&[(1, per_second)]).await;
 }
 
 /// Fifty at once, and not one connection is open.
@@ -38,7 +34,7 @@ async fn a_burst_over_cold_connections_is_placed() {
     let worker = worker(&stage, &far).await;
     stage.publish(&jobs("big", 150)).await;
     stage.jobs("done", None, 150, LONG).await;
-    holds(&stage, 150, 5);
+    holds(&stage, 150, 5).await;
     // One for each call of a burst that found none, which is lost with it, and one for the next; and a few for polls.
     assert!(far.opened() <= 250, "{} connections", far.opened());
     let (status, output) = worker.stop(LONG).await;
@@ -59,7 +55,7 @@ async fn idle_connections_closed_by_the_provider_hold_nothing_up() {
         // One is kept by polls.
         eventually(LONG, async || (far.open() <= 2).then_some(())).await;
     }
-    holds(&stage, 60, 5);
+    holds(&stage, 60, 5).await;
     let (status, output) = worker.stop(LONG).await;
     assert!(status.success(), "{output}");
 }

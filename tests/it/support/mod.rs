@@ -16,7 +16,7 @@ pub use binary::Outdial;
 pub use cores::{busy, quiet};
 pub use figures::{Figures, page};
 pub use listener::Listener;
-pub use proof::{assert_discreet, gaps_s, posts_by_phone};
+pub use proof::{assert_discreet, from_number, gaps_s, posts_by_phone};
 pub use shared::Database;
 pub use shared::Vhost;
 pub use shared::{

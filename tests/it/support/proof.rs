@@ -52,29 +52,39 @@ fn nobody_is_rung_twice(posts: &[LedgerEntry]) {
     }
 }
 
+/// The number that a call was made from.
+pub fn from_number(post: &LedgerEntry) -> Option<&str> {
+    post.from_phone_number.as_deref()
+}
+
 /// How long after its slot a call arrived, in microseconds; 0 where it has none.
 fn after_slot(post: &LedgerEntry, slots: &HashMap<String, i64>) -> i64 {
     let slot = post.attempt_id.as_ref().and_then(|attempt| slots.get(attempt));
     slot.map_or(0, |slot| post.at_us - slot)
 }
 
-/// No number made more calls in any window, wherever it is laid over the arrivals. A machine that is full may hold a request
-/// up for longer than the slack, which nobody can help: a call that came so late counts for when its slot was.
-fn within(posts: &[LedgerEntry], slots: &HashMap<String, i64>, windows: &[(u64, usize)]) {
-    let mut by_number: HashMap<Option<&str>, Vec<(u64, i64)>> = HashMap::new();
+/// Nothing that `of` names made more calls in any window, wherever it is laid over the arrivals. A machine that is full may hold
+/// a request up for longer than the slack, which nobody can help: a call that came so late counts for when its slot was.
+fn within<'a>(
+    posts: impl IntoIterator<Item = &'a LedgerEntry>,
+    of: impl Fn(&'a LedgerEntry) -> Option<&'a str>,
+    slots: &HashMap<String, i64>,
+    windows: &[(u64, usize)],
+) {
+    let mut by_thing: HashMap<Option<&str>, Vec<(u64, i64)>> = HashMap::new();
     for post in posts {
         let late = after_slot(post, slots);
         let back = if late > SLACK_US { late } else { 0 };
         let at = post.mono_us.saturating_sub(back.unsigned_abs());
-        by_number.entry(post.from_phone_number.as_deref()).or_default().push((at, late));
+        by_thing.entry(of(post)).or_default().push((at, late));
     }
-    for (number, mut calls) in by_number {
+    for (thing, mut calls) in by_thing {
         calls.sort_unstable();
         for (seconds, allowed) in windows {
             let most = most_in_window(calls.iter().map(|call| call.0), *seconds);
             assert!(
                 most <= *allowed,
-                "{number:?} made {most} calls in {seconds} s, and may make {allowed}; when, and how long after the slot: {calls:?}"
+                "{thing:?} made {most} calls in {seconds} s, and may make {allowed}; when, and how long after the slot: {calls:?}"
             );
         }
     }
@@ -129,7 +139,7 @@ impl Stage {
         let posts = self.posts();
         self.every_publish_is_seen(published).await;
         nobody_is_rung_twice(&posts);
-        within(&posts, &self.slots().await, windows);
+        within(&posts, from_number, &self.slots().await, windows);
         self.every_post_is_recorded(&posts).await;
         self.counters_are_right().await;
         self.views_count_as_records_do().await;
@@ -140,15 +150,30 @@ impl Stage {
         nobody_is_rung_twice(&self.posts());
     }
 
-    /// Likewise, the limits.
+    /// Likewise, the limits of every number.
     pub async fn within(&self, windows: &[(u64, usize)]) {
-        within(&self.posts(), &self.slots().await, windows);
+        within(&self.posts(), from_number, &self.slots().await, windows);
+    }
+
+    /// The limits of whatever `of` names, over these calls.
+    pub async fn within_by<'a>(
+        &self,
+        posts: impl IntoIterator<Item = &'a LedgerEntry>,
+        of: impl Fn(&'a LedgerEntry) -> Option<&'a str>,
+        windows: &[(u64, usize)],
+    ) {
+        within(posts, of, &self.slots().await, windows);
     }
 
     /// How many calls arrived later after their slots than the slack.
     pub async fn late(&self) -> usize {
+        self.late_by(&self.posts()).await.into_iter().filter(|us| *us > SLACK_US).count()
+    }
+
+    /// How long after its slot each of these calls arrived, in microseconds.
+    pub async fn late_by(&self, posts: &[LedgerEntry]) -> Vec<i64> {
         let slots = self.slots().await;
-        self.posts().iter().filter(|post| after_slot(post, &slots) > SLACK_US).count()
+        posts.iter().map(|post| after_slot(post, &slots)).collect()
     }
 
     /// Of each attempt, in microseconds of the wall clock.
