@@ -64,7 +64,7 @@ async fn assert_nothing_since(stage: &Stage, stop: DateTime<Utc>, of: &str) {
     assert!(late.all(|post| post.at_us <= limit_us), "a POST more than 1 s after the stop");
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_paused_or_canceled_campaign_stops_at_once_and_others_go_on() {
     let stage = stage("").await;
     let (one, two) = (stage.worker(&[]).await, stage.worker(&[]).await);
@@ -99,18 +99,14 @@ async fn a_paused_or_canceled_campaign_stops_at_once_and_others_go_on() {
     stage.stopped(two).await;
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_paused_account_sends_nothing_takes_jobs_and_goes_on_when_resumed() {
     let stage = stage("").await;
     let (one, two) = (stage.worker(&[]).await, stage.worker(&[]).await);
-    let many = jobs("many", 900);
-    stage.publish(&many[..800]).await;
+    let mut many = Vec::new();
     // Several times: a pause shows what it is worth only where it meets calls that have their slot already.
     for _ in 0..4 {
-        // On a slow machine fewer: a command takes its time, and jobs have to be left.
-        if stage.posts().len() > 500 {
-            break;
-        }
+        feed(&stage, &["many"], &mut many, 500).await;
         stage.posted(stage.posts().len() + 80, SOON).await;
         stage.run(&["account", "pause", "default"]).await;
         let stop = moment(&stage, "select state_since from outdial.accounts").await;
@@ -120,14 +116,16 @@ async fn a_paused_account_sends_nothing_takes_jobs_and_goes_on_when_resumed() {
         assert_nothing_since(&stage, stop, "true").await;
         stage.run(&["account", "resume", "default"]).await;
     }
+    feed(&stage, &["many"], &mut many, 500).await;
     stage.posted(stage.posts().len() + 20, SOON).await;
     stage.run(&["account", "pause", "default"]).await;
     let stop = moment(&stage, "select state_since from outdial.accounts").await;
-    stage.publish(&many[800..]).await;
+    let meanwhile = 100;
+    publish_more(&stage, &["many"], &mut many, meanwhile).await;
     let settled = "select count(*) from reporting.jobs where state in ('done', 'waiting')";
-    eventually(LONG, async || (stage.count(settled).await == 900).then_some(())).await;
+    eventually(LONG, async || (stage.count(settled).await == many.len() as i64).then_some(())).await;
     let left = stage.count("select count(*) from reporting.jobs where state = 'waiting'").await;
-    assert!(left > 100, "the pause came in the middle: {left} are left");
+    assert!(left > meanwhile as i64, "the pause came in the middle: {left} are left");
     stage.jobs("waiting", Some("account_paused"), left, SOON).await;
     assert_nothing_since(&stage, stop, "true").await;
     stage.run(&["account", "resume", "default"]).await;
@@ -137,14 +135,13 @@ async fn a_paused_account_sends_nothing_takes_jobs_and_goes_on_when_resumed() {
     stage.stopped(two).await;
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn the_kill_switch_stops_every_call_at_once_and_loses_nothing() {
     let stage = stage("").await;
     let (one, two) = (stage.worker(&[]).await, stage.worker(&[]).await);
-    let (many, more) = (jobs("many", 300), more("more", 300));
-    stage.publish(&many).await;
-    stage.publish(&more[..250]).await;
+    let (campaigns, mut many) = (["many", "more"], Vec::new());
     for _ in 0..3 {
+        feed(&stage, &campaigns, &mut many, 500).await;
         stage.posted(stage.posts().len() + 80, SOON).await;
         stage.run(&["kill-switch", "on"]).await;
         let stop = moment(&stage, "select changed_at from outdial.control").await;
@@ -157,15 +154,15 @@ async fn the_kill_switch_stops_every_call_at_once_and_loses_nothing() {
     stage.run(&["kill-switch", "on"]).await;
     let stop = moment(&stage, "select changed_at from outdial.control").await;
     assert_eq!(stage.run(&["kill-switch", "on"]).await, "the kill switch is on already\n");
-    stage.publish(&more[250..]).await;
+    publish_more(&stage, &campaigns, &mut many, 50).await;
     let settled = "select count(*) from reporting.jobs where state in ('done', 'waiting')";
-    eventually(LONG, async || (stage.count(settled).await == 600).then_some(())).await;
+    eventually(LONG, async || (stage.count(settled).await == many.len() as i64).then_some(())).await;
     let left = stage.count("select count(*) from reporting.jobs where state = 'waiting'").await;
     assert!(left >= 50, "{left}");
     stage.jobs("waiting", Some("kill_switch"), left, SOON).await;
     assert_nothing_since(&stage, stop, "true").await;
     assert_eq!(stage.run(&["kill-switch", "off"]).await, "the kill switch is off now\n");
-    stage.each_done_once(&[&many[..], &more[..]].concat(), LONG).await;
+    stage.each_done_once(&many, LONG).await;
     stage.nothing_held().await;
     stage.stopped(one).await;
     stage.stopped(two).await;
@@ -173,7 +170,7 @@ async fn the_kill_switch_stops_every_call_at_once_and_loses_nothing() {
 
 /// `OUTDIAL_STOP_TRIES` stops, of each sort in turn, of three workers under load: nothing is authorised after any of them
 /// has committed, and no POST arrives 1 s later.
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn no_stop_of_many_is_late() {
     let tries: usize = std::env::var("OUTDIAL_STOP_TRIES").map_or(3, |n| n.parse().unwrap());
     let stage = Stage::new(sandbox_config(&numbers(10))).await;
@@ -193,17 +190,11 @@ async fn no_stop_of_many_is_late() {
         ),
     ];
     let mut latest: Vec<(i64, i64)> = Vec::new();
-    let mut published = 0;
+    let mut many = Vec::new();
     for n in 0..tries {
         let (stop, resume, since) = stops[n % 3];
         let posted = stage.posts().len();
-        if published < posted + 800 {
-            let next: Vec<Value> = (published..published + 800)
-                .map(|i| job(&format!("many-{i}"), "many", &format!("+1415{:07}", 2_000_000 + i)))
-                .collect();
-            stage.publish(&next).await;
-            published += 800;
-        }
+        feed(&stage, &["many"], &mut many, 800).await;
         stage.posted(posted + 100, SOON).await;
         stage.run(stop).await;
         let at = moment(&stage, since).await;
@@ -226,20 +217,20 @@ async fn no_stop_of_many_is_late() {
     let open = "select count(*) from reporting.jobs where state not in ('done', 'canceled')";
     eventually(LONG, async || (stage.count(open).await == 0).then_some(())).await;
     let rung = stage.count("select count(*) from reporting.jobs where state = 'done'").await;
-    assert_eq!(stage.posts().len() as i64, rung, "each once, and none lost: {published} jobs");
-    assert_eq!(stage.count("select count(*) from reporting.jobs").await, published as i64);
+    assert_eq!(stage.posts().len() as i64, rung, "each once, and none lost: {} jobs", many.len());
+    assert_eq!(stage.count("select count(*) from reporting.jobs").await, many.len() as i64);
     stage.nothing_held().await;
     for worker in workers {
         stage.stopped(worker).await;
     }
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_number_that_rests_is_not_called_from_until_it_is_active_again() {
     let stage = stage("").await;
     let worker = stage.worker(&[]).await;
     let many = jobs("many", 500);
-    stage.publish(&many).await;
+    stage.publish(&many[..380]).await;
     stage.posted(80, SOON).await;
     let resting = numbers(1).remove(0);
     let told = stage.run(&["number", "rest", &resting, "--reason", "spam label"]).await;
@@ -251,6 +242,7 @@ async fn a_number_that_rests_is_not_called_from_until_it_is_active_again() {
     let told = stage.run(&["number", "activate", &resting]).await;
     assert_eq!(told, format!("{resting} is active now (was resting)\n"));
     let again = moment(&stage, &since).await;
+    stage.publish(&many[380..]).await;
     stage.each_done_once(&many, LONG).await;
     let posts = stage.posts();
     let from = posts.iter().filter(|post| post.from_phone_number.as_deref() == Some(resting.as_str()));
@@ -261,7 +253,7 @@ async fn a_number_that_rests_is_not_called_from_until_it_is_active_again() {
     stage.stopped(worker).await;
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn single_jobs_are_canceled_by_command_api_and_message_while_others_go() {
     let stage = stage("[[campaign]]\nid = \"slow\"\nlimits = { per_second = 5 }").await;
     let worker = stage.worker(&[("OUTDIAL_API_TOKEN", "a-long-enough-token")]).await;
@@ -302,7 +294,7 @@ async fn single_jobs_are_canceled_by_command_api_and_message_while_others_go() {
     stage.stopped(worker).await;
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn an_orderly_stop_under_load_loses_and_repeats_nothing() {
     let stage = stage("").await;
     let (one, two) = (stage.worker(&[]).await, stage.worker(&[]).await);
@@ -323,6 +315,25 @@ async fn an_orderly_stop_under_load_loses_and_repeats_nothing() {
     stage.nothing_held().await;
     stage.stopped(one).await;
     stage.stopped(two).await;
+}
+
+/// Publishes more of these until `ahead` are still to go: a command takes its time, and jobs have to be left when it is done.
+async fn feed(stage: &Stage, campaigns: &[&str], published: &mut Vec<Value>, ahead: usize) {
+    let wanted = stage.posts().len() + ahead;
+    publish_more(stage, campaigns, published, wanted.saturating_sub(published.len())).await;
+}
+
+/// `n` jobs more, of each campaign in turn.
+async fn publish_more(stage: &Stage, campaigns: &[&str], published: &mut Vec<Value>, n: usize) {
+    let next = published.len()..published.len() + n;
+    let next: Vec<Value> = next
+        .map(|i| {
+            let campaign = campaigns[i % campaigns.len()];
+            job(&format!("{campaign}-{i}"), campaign, &format!("+1415{:07}", 2_000_000 + i))
+        })
+        .collect();
+    stage.publish(&next).await;
+    published.extend(next);
 }
 
 /// `n` jobs to other callees than those of `jobs`.

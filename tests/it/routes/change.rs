@@ -98,7 +98,7 @@ async fn idle_cost(stage: &Stage, worker: &Outdial) -> String {
     format!("worker {worker_cost:.1} %, its statements {database_cost:.1} %")
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn new_rules_hold_for_a_hundred_thousand_waiting_jobs_at_once() {
     let pool = numbers(30);
     let (old, new, scarce) = (&pool[..10], &pool[10..20], &pool[20..]);
@@ -159,7 +159,7 @@ async fn new_rules_hold_for_a_hundred_thousand_waiting_jobs_at_once() {
     assert!(wall() - committed(&stage).await < chrono::TimeDelta::minutes(2));
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn jobs_parked_for_a_window_are_judged_anew_however_many() {
     let stage = Stage::new(sandbox_config(&numbers(20))).await;
     let window = |from: i64, to: i64| {

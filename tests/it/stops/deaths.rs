@@ -4,12 +4,12 @@ use std::collections::HashMap;
 use std::time::Duration;
 
 use outdial::clock;
-use outdial::synthflow::sandbox::{SandboxConfig, Span};
+use outdial::synthflow::sandbox::{LedgerEntry, SandboxConfig, Span};
 use rustix::process::Signal;
 
-use super::{LONG, SOON, recovered, route};
+use super::{LONG, SOON, feed, recovered, route};
 use crate::support::stage::{Stage, jobs, numbers, sandbox_config};
-use crate::support::{Outdial, assert_discreet, eventually, posts_by_phone};
+use crate::support::{Figures, Outdial, assert_discreet, eventually, posts_by_phone};
 
 /// The shortest that is allowed.
 const LEASE: (&str, &str) = ("OUTDIAL__WORKER__LEASE", "3s");
@@ -37,7 +37,7 @@ async fn stop_while_it_calls(stage: &Stage, worker: &Outdial, worker_no: i64) {
     eventually(SOON, caught).await;
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn of_a_killed_worker_only_the_calls_in_flight_are_unknown_and_nobody_is_rung_twice() {
     // So slow that it has some calls in flight when it dies.
     let latency_ms = Span { min: 600, max: 900 };
@@ -85,39 +85,45 @@ async fn of_a_killed_worker_only_the_calls_in_flight_are_unknown_and_nobody_is_r
         assert!(right, "{phone} was rung {rung} times");
     }
     assert_eq!(stage.count("select count(*) from outdial.reservations").await, 0, "all were taken over");
-    let held = "select sum(in_use)::bigint from outdial.limits where kind = 1";
-    assert_eq!(stage.count(held).await, stage.count("select count(*) from outdial.live").await);
+    // In one look: a call that is found meanwhile leaves both.
+    let uncounted = "select (select sum(in_use)::bigint from outdial.limits where kind = 1) - (select count(*) from outdial.live)";
+    assert_eq!(stage.count(uncounted).await, 0);
     assert_discreet(&doomed.output(), &posts);
     stage.stopped(other).await;
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_worker_that_slept_through_its_lease_sends_nothing_stale_and_goes_on_anew() {
     let stage = Stage::new(slow_answers()).await;
     route(&stage, "").await;
     let (sleeper, other) = (stage.worker(&[LEASE]).await, stage.worker(&[LEASE]).await);
     let sleeper_no = stage.count("select min(worker_no) from outdial.workers").await;
-    let many = jobs("many", 1200);
-    stage.publish(&many).await;
+    let mut many = Vec::new();
+    feed(&stage, &["many"], &mut many, 1200).await;
     stage.posted(200, SOON).await;
     stop_while_it_calls(&stage, &sleeper, sleeper_no).await;
     let dead = format!(
         "select count(*) from outdial.workers where worker_no = {sleeper_no} and ended_at is not null"
     );
     eventually(SOON, async || (stage.count(&dead).await == 1).then_some(())).await;
-    let asleep =
-        format!("select count(*) from outdial.live where worker_no = {sleeper_no} and state = 'unknown'");
-    assert!(stage.count(&asleep).await > 0, "its calls in flight are unknown while it sleeps");
+    let taken_over = other.line(SOON, "worker.taken_over").await;
+    let none = "\"attempts.unknown\":0";
+    assert!(!taken_over.contains(none), "its calls in flight are unknown while it sleeps: {taken_over}");
     sleeper.signal(Signal::CONT);
     sleeper.line(SOON, "worker.fenced").await;
-
-    // What it had in flight is evidence when it wakes: the answers are read, or it is known that nothing was sent.
-    stage.each_done_once(&many, LONG).await;
     let again = "select count(*) from outdial.workers where ended_at is null";
     eventually(SOON, async || (stage.count(again).await == 2).then_some(())).await;
     let new_no = stage.count("select max(worker_no) from outdial.workers").await;
     let sent = format!("select count(*) from outdial.attempts where worker_no = {new_no}");
-    assert!(stage.count(&sent).await > 0, "it dials again, under its new number");
+    // It dials again, under its new number; the other may have done all that there was.
+    let dials = async || {
+        feed(&stage, &["many"], &mut many, 200).await;
+        (stage.count(&sent).await > 0).then_some(())
+    };
+    eventually(SOON, dials).await;
+
+    // What it had in flight is evidence when it wakes: the answers are read, or it is known that nothing was sent.
+    stage.each_done_once(&many, LONG).await;
     // A POST is stale when it arrives long after its leave.
     let leaves: Vec<(String, i64)> = sqlx::query_as(
         "select attempt_id::text, (extract(epoch from submitted_at) * 1000000)::bigint from outdial.attempts",
@@ -126,8 +132,11 @@ async fn a_worker_that_slept_through_its_lease_sends_nothing_stale_and_goes_on_a
     .await
     .unwrap();
     let leaves: HashMap<String, i64> = leaves.into_iter().collect();
-    let late = stage.posts().iter().map(|p| p.at_us - leaves[p.attempt_id.as_ref().unwrap()]).max();
-    assert!(late.unwrap() < 1_500_000, "a POST arrived {late:?} µs after its leave");
+    let after = |p: &LedgerEntry| p.at_us - leaves[p.attempt_id.as_ref().unwrap()];
+    let late = stage.posts().iter().filter(|p| after(p) > 1_500_000).count() as f64;
+    // One that was stopped between the last look at the clock and the write nobody can hold back; but it is told.
+    let told = Figures::of(&sleeper).await.get("late_sends_total");
+    assert!(late <= told, "{late} POSTs arrived long after their leave, told were {told}");
     stage.nothing_held().await;
     stage.stopped(sleeper).await;
     stage.stopped(other).await;

@@ -18,30 +18,34 @@ async fn while_the_broker_is_away_accepted_jobs_go_on_and_nothing_is_lost_or_rep
     let stage = Stage::on(sandbox_config(&numbers(10)), database().await, Vhost::of(&rabbit)).await;
     route(&stage, "").await;
     let worker = stage.worker(&[]).await;
-    let many = jobs("many", 900);
+    let (many, held) = (jobs("many", 900), more("held", 100));
+    // Left for when the broker is away, however long it takes to end.
+    stage.paused(&["held"]).await;
+    stage.publish(&held).await;
     stage.publish(&many[..600]).await;
-    stage.posted(50, SOON).await;
+    let taken = "select count(*) from outdial.jobs";
+    eventually(SOON, async || (stage.count(taken).await == 700).then_some(())).await;
 
     rabbit.halt();
-    let before = stage.posts().len();
-    stage.posted(before + 50, SOON).await;
+    stage.resume(&["held"]).await;
+    stage.posted(700, SOON).await;
     rabbit.resume().unwrap();
-    let back = clock::monotonic();
     stage.publish(&many[600..]).await;
-    let taken = "select count(*) from outdial.jobs";
-    eventually(SOON, async || (stage.count(taken).await > 600).then_some(())).await;
+    // It is back when it confirms.
+    let back = clock::monotonic();
+    eventually(SOON, async || (stage.count(taken).await > 700).then_some(())).await;
     recovered("jobs are taken from a broker that is back", back, SERVER_BACK);
     // Long enough for every back-off to have grown.
     rabbit.kill9();
     tokio::time::sleep(AWAY).await;
     rabbit.resume().unwrap();
-    let back = clock::monotonic();
     let before = stage.count(taken).await;
-    let late = more("late", 50);
+    let late = more("late", 150).split_off(100);
     stage.publish(&late).await;
+    let back = clock::monotonic();
     eventually(SOON, async || (stage.count(taken).await > before).then_some(())).await;
     recovered("jobs are taken from a broker that was killed, and away for long", back, SERVER_BACK);
-    let many = [many, late].concat();
+    let many = [many, held, late].concat();
     stage.each_done_once(&many, LONG).await;
     let outbox = "select count(*) from outdial.outbox";
     eventually(SOON, async || (stage.count(outbox).await == 0).then_some(())).await;
