@@ -16,6 +16,8 @@ const STALL: Duration = Duration::from_millis(40);
 const LOOK: Duration = Duration::from_millis(100);
 /// Of that time, the share in which somebody waited, from which the machine counts as overbooked.
 const OVERBOOKED: f64 = 0.8;
+/// A processor that wasn't there for so many milliseconds between two looks may have held a call up. The kernel counts in tens.
+const STOLEN_MS: u64 = 30;
 
 /// Microseconds since 1970, as the provider's ledger has them.
 #[derive(Debug, Clone)]
@@ -75,8 +77,8 @@ impl Tally {
 
     /// Notes when this machine was too busy to run everybody in time: what is late then may be late by the machine.
     pub async fn watch_the_machine(&self, stop: CancellationToken) {
-        let (mut looked, mut looked_at, mut waited_us) =
-            (clock::wall(), clock::monotonic(), system_waited_us());
+        let (mut looked, mut looked_at, mut waited_us, mut stolen) =
+            (clock::wall(), clock::monotonic(), system_waited_us(), stolen_ms());
         while !stop.is_cancelled() {
             let (since, before) = (clock::wall(), clock::monotonic());
             tokio::time::sleep(BEAT).await;
@@ -90,9 +92,21 @@ impl Tally {
             if now_us.saturating_sub(waited_us) as f64 > OVERBOOKED * looked_at.elapsed().as_micros() as f64 {
                 self.trouble("a machine with too few processors", None, looked);
             }
-            (looked, looked_at, waited_us) = (clock::wall(), clock::monotonic(), now_us);
+            let stolen_now = stolen_ms();
+            if stolen.iter().zip(&stolen_now).any(|(was, is)| is.saturating_sub(*was) >= STOLEN_MS) {
+                self.trouble("a processor that another machine had", None, looked);
+            }
+            (looked, looked_at, waited_us, stolen) = (clock::wall(), clock::monotonic(), now_us, stolen_now);
         }
     }
+}
+
+/// Of each processor, the milliseconds that the machine beneath gave to others; none where the kernel doesn't tell.
+fn stolen_ms() -> Vec<u64> {
+    let told = std::fs::read_to_string("/proc/stat").unwrap_or_default();
+    let processors = told.lines().filter(|line| line.starts_with("cpu") && !line.starts_with("cpu "));
+    // In hundredths of a second.
+    processors.filter_map(|line| Some(line.split_whitespace().nth(8)?.parse::<u64>().ok()? * 10)).collect()
 }
 
 /// Microseconds in which some process of the system was ready and had no processor; 0 where the kernel doesn't tell.
