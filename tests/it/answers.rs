@@ -120,13 +120,16 @@ async fn what_nobody_can_know_is_unknown_holds_its_room_and_is_never_dialed_agai
 async fn five_unknown_in_a_row_open_the_breaker_and_one_job_tries_whether_it_is_over() {
     let stage = stage(10, "").await;
     let worker = stage.worker(&[]).await;
-    stage.sandbox.override_posts(Override::next(6, Action::Close));
-    stage.publish(&jobs("unlucky", 5)).await;
-    stage.jobs("dialing", Some("unconfirmed"), 5, SOON).await;
-
+    // There before, so that all is seen while the breaker is open.
+    stage.paused(&["more"]).await;
     let more: Vec<Value> =
         (0..30).map(|i| job(&format!("more-{i}"), "more", &format!("+141566601{i:02}"))).collect();
     stage.publish(&more).await;
+    stage.jobs("waiting", Some("campaign_paused"), 30, SOON).await;
+    stage.sandbox.override_posts(Override::next(6, Action::Close));
+    stage.publish(&jobs("unlucky", 5)).await;
+    stage.jobs("dialing", Some("unconfirmed"), 5, SOON).await;
+    stage.resume(&["more"]).await;
     // The first probe is closed upon as well: the others wait through both.
     stage.jobs("waiting", Some("provider_unavailable"), 30, SOON).await;
     stage.jobs("dialing", Some("unconfirmed"), 6, SOON).await;

@@ -149,6 +149,8 @@ async fn peak_memory_kib(pid: u32) -> u64 {
 #[tokio::test]
 async fn an_opt_out_during_a_run_holds_from_its_commit_on() {
     let stage = stage("").await;
+    // So few that the run lasts for six seconds.
+    stage.route("per_second = 25", ANY_NUMBER).await;
     let _cores = busy().await;
     stage.paused(&["many"]).await;
     let (one, two) = (stage.worker(&[]).await, stage.worker(&[]).await);

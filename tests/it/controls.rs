@@ -14,10 +14,11 @@ use lapin::{Connection, ConnectionProperties};
 use outdial::broker::{DEAD, JOBS};
 use outdial::synthflow::sandbox::{Action, Override};
 use rustix::process::{Pid, Signal, kill_process, test_kill_process};
+use serde_json::Value;
 use sqlx::AssertSqlSafe;
 
 use crate::support::stage::{ANY_NUMBER, LONG, Stage, job, jobs, numbers, sandbox_config};
-use crate::support::{Figures, busy, database_on, eventually, own_postgres, vhost};
+use crate::support::{Figures, busy, database_on, eventually, own_postgres, posts_by_phone, vhost};
 
 const LEASE: (&str, &str) = ("OUTDIAL__WORKER__LEASE", "3s");
 
@@ -144,24 +145,42 @@ async fn a_lease_without_an_epoch_lets_a_sleeper_send_and_is_found() {
         let failpoint = ("OUTDIAL_FAILPOINT", "BeforeAuthorise:1=stop");
         let sleeper = stage.start(&["worker"], &[("OUTDIAL__WORKER__LEASE", "60s"), slack, failpoint]);
         sleeper.line(LONG, "worker.started").await;
-        // Each of the three numbers has a call; the fourth's slot is a while later: leave for it is asked for by itself.
-        let published = [1, 2, 3, 4].map(|n| job(&format!("job-{n}"), "spring", &format!("+1415555012{n}")));
+        // Each of the three numbers has a call; the next ones' slots are a while later: where leave doesn't come with them yet, it
+        // is asked for by itself. If not for the fourth job, for one of those after it.
+        let published: Vec<Value> =
+            (1..=13).map(|n| job(&format!("job-{n}"), "spring", &format!("+141555501{n:02}"))).collect();
         stage.publish(&published).await;
         sleeper.line(LONG, "failpoint BeforeAuthorise").await;
-        // By its own clock the sleeper has its lease for long yet.
-        let over = "update outdial.workers set lease_until = clock_timestamp()";
-        sqlx::query(over).execute(&stage.db).await.unwrap();
+        let held: Vec<String> =
+            sqlx::query_scalar("select phone from outdial.reservations join outdial.jobs using (job_no)")
+                .fetch_all(&stage.db)
+                .await
+                .unwrap();
+        // By its own clock the sleeper has its lease for long yet, and what it has done for all is another's.
+        for over in [
+            "update outdial.workers set lease_until = clock_timestamp()",
+            "update outdial.duties set until = clock_timestamp()",
+        ] {
+            sqlx::query(over).execute(&stage.db).await.unwrap();
+        }
         let second = stage.worker(&[LEASE]).await;
-        stage.posted(4, LONG).await;
+        for phone in &held {
+            stage.called(phone).await;
+        }
         sleeper.signal(Signal::CONT);
         if careless {
-            stage.posted(5, LONG).await;
+            let rung = || {
+                let posts = stage.posts();
+                let by_phone = posts_by_phone(&posts);
+                held.iter().any(|phone| by_phone[phone.as_str()].len() > 1)
+            };
+            eventually(LONG, async || rung().then_some(())).await;
             let said = found(async { stage.never_twice() }).await;
             assert!(said.contains("rung again although the last may have been placed"), "{said}");
         } else {
             let unused = async || Figures::of(&sleeper).await.sum("unused_slots_total");
             eventually(LONG, async || (unused().await > 0.0).then_some(())).await;
-            stage.jobs("dialing", None, 0, LONG).await;
+            stage.jobs("done", None, published.len() as i64, LONG).await;
             stage.prove(&published, &[]).await;
         }
         drop(sleeper);

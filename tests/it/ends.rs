@@ -265,7 +265,7 @@ async fn of_two_workers_one_polls_and_the_other_takes_over() {
     let (second, second_asked) = stage(&side, side.worker().await, Duration::from_secs(7200));
     let (tracker, stop_first, stop_second) =
         (TaskTracker::new(), CancellationToken::new(), CancellationToken::new());
-    tracker.spawn(first.run(stop_first.clone()));
+    let first = tracker.spawn(first.run(stop_first.clone()));
     eventually(Duration::from_secs(10), async || {
         (side.count("select count(*) from outdial.duties").await == 1).then_some(())
     })
@@ -276,6 +276,8 @@ async fn of_two_workers_one_polls_and_the_other_takes_over() {
         .await;
     assert_eq!(second_asked.load(Ordering::Relaxed), 0);
     stop_first.cancel();
+    // It writes down what it has begun to.
+    first.await.unwrap();
     let open = side.count(OPEN).await;
     eventually(Duration::from_secs(20), async || (side.count(OPEN).await == 0).then_some(())).await;
     stop_second.cancel();

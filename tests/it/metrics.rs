@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use outdial::synthflow::sandbox::{Action, Override, SandboxConfig, Span};
+use outdial::synthflow::sandbox::{Action, Override, SandboxConfig, SettingsChange, Span};
 use outdial::telemetry::Metrics;
 
 use crate::support::stage::{ANY_NUMBER, LONG, Stage, job, jobs, numbers, sandbox_config};
@@ -69,8 +69,8 @@ async fn by_disposition(stage: &Stage) -> BTreeMap<String, f64> {
 async fn every_figure_tells_what_happened() {
     const JOBS: usize = 20;
     // Slow, and one call at a time: what could be dialed but for that is seen waiting.
-    let latency_ms = Span { min: 250, max: 300 };
-    let stage = Stage::new(SandboxConfig { latency_ms, ..sandbox_config(&numbers(10)) }).await;
+    let slow = Span { min: 3_000, max: 3_000 };
+    let stage = Stage::new(SandboxConfig { latency_ms: slow, ..sandbox_config(&numbers(10)) }).await;
     stage.route("per_second = 50", ANY_NUMBER).await;
     stage.paused(&["held"]).await;
     // Somebody else publishes events, and doesn't. (A duty that lasts for more than a minute would be one of before the
@@ -99,6 +99,8 @@ async fn every_figure_tells_what_happened() {
     stage.publish_raw([b"{".to_vec()]).await;
     look(&worker, &mut moved, |f| f.get("posts_in_flight") == 1.0).await;
     look(&worker, &mut moved, |f| f.get("dialable_jobs") > 0.0 && f.get("outbox_rows") > 0.0).await;
+    let latency_ms = Some(Span { min: 250, max: 300 });
+    stage.sandbox.change_settings(SettingsChange { latency_ms, ..SettingsChange::default() }).unwrap();
     stage.jobs("done", None, JOBS as i64 - 1, LONG).await;
     sqlx::query("delete from outdial.duties where name = 'outbox'").execute(&stage.db).await.unwrap();
     // The figures of the whole ledger are read every few seconds.

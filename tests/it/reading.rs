@@ -6,7 +6,7 @@ use crate::seeded::{self, NUMBER};
 use crate::support::stage::{Stage, numbers, sandbox_config};
 use crate::support::{Outdial, database, eventually, own_postgres};
 
-const LIMIT: std::time::Duration = std::time::Duration::from_secs(20);
+const LIMIT: std::time::Duration = std::time::Duration::from_secs(60);
 
 #[tokio::test]
 async fn the_views_have_the_contracts_columns() {

@@ -174,7 +174,7 @@ async fn looks_that_take_longer_than_they_may_be_apart_add_up_all_the_same() {
     let lost: Vec<Value> =
         (0..8).map(|i| job(&format!("lost-{i}"), "spring", &format!("+1415777{i:04}"))).collect();
     stage.publish(&lost).await;
-    stage.jobs("review", Some("unconfirmed"), 8, LONG).await;
+    stage.jobs("review", Some("unconfirmed"), 8, LONG * 2).await;
     assert_eq!(stage.posts().len(), 708);
     stage.nothing_in_use().await;
     stage.stopped(slow).await;

@@ -31,11 +31,14 @@ async fn declare_quorum_queue(channel: &Channel, name: &str) {
 }
 
 async fn publish(channel: &Channel, queue: &str, body: &[u8]) {
-    let persistent = BasicProperties::default().with_delivery_mode(2);
-    let sent = channel
-        .basic_publish("".into(), queue.into(), BasicPublishOptions::default(), body, persistent)
-        .await;
-    assert!(sent.unwrap().await.unwrap().is_ack());
+    // A queue that was just made refuses a message or two.
+    let taken = async || {
+        let persistent = BasicProperties::default().with_delivery_mode(2);
+        let options = BasicPublishOptions::default();
+        let sent = channel.basic_publish("".into(), queue.into(), options, body, persistent).await;
+        sent.unwrap().await.unwrap().is_ack().then_some(())
+    };
+    eventually(GONE, taken).await;
 }
 
 async fn take(channel: &Channel, queue: &str) -> Option<Vec<u8>> {

@@ -132,9 +132,9 @@ async fn what_nobody_looks_after_any_more_is_taken_over_from_the_living() {
     ledger.authorise(3).await;
     ledger.authorise(4).await;
     for (job, table, since, seconds) in [
-        (1, "reservations", "slot", 9),
+        (1, "reservations", "slot", 5),
         (2, "reservations", "slot", 11),
-        (3, "live", "since", 118),
+        (3, "live", "since", 60),
         (4, "live", "since", 121),
     ] {
         let aged = format!("{since} = clock_timestamp() - interval '{seconds} seconds'");
@@ -328,7 +328,7 @@ async fn an_asking_that_was_called_off_comes_to_nothing() {
     let (lost, late, next) = (Uuid::now_v7(), Uuid::now_v7(), Uuid::now_v7());
     let ask = |asking: i64, attempt: Uuid| {
         format!(
-            "select coalesce(refused, verdict, 'leave ' || attempt_no) from outdial.dispatch(1, {asking}, 1, '0', '1 s', '100 ms', '20 ms',
+            "select coalesce(refused, verdict, 'leave ' || attempt_no) from outdial.dispatch(1, {asking}, 1, '0', '1 s', '10 minutes', '20 ms',
                  array[1::bigint], array['c0'], array['default'], array['{}'], array[null], array[null], array[null], array[null],
                  '{{}}', '{{}}', '{{}}', array['{attempt}'::uuid], array['agent'], array[null], array[null], array[null],
                  array['{{}}'::jsonb], array[null::timestamptz], false)",

@@ -74,10 +74,11 @@ async fn calls_end_by_webhooks_alone_on_a_port_of_their_own() {
     stage.jobs("done", None, 100, LONG).await;
     told_rightly(&stage, 100).await;
     stage.nothing_held().await;
-    let figures = Figures::of(&worker).await;
-    // The first call after a quiet time is also looked for in the list, once.
-    let looked_up = figures.get("polls_total{request=\"call\",result=\"ok\"}");
-    assert!((50.0..=100.0).contains(&looked_up), "one look-up a call, and no more: {looked_up}");
+    // The first call after a quiet time is also looked for in the list, once, which may end others, too; those that wait to be
+    // looked up are so all the same.
+    let looked_up = async || Figures::of(&worker).await.get("polls_total{request=\"call\",result=\"ok\"}");
+    let most = eventually(LONG, async || Some(looked_up().await).filter(|n| *n >= 50.0)).await;
+    assert!(most <= 100.0, "one look-up a call, and no more: {most}");
     assert_eq!(post(&address, "/metrics", "", b"").await, 404, "nothing else is served there");
     stage.stopped(worker).await;
 }

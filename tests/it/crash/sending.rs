@@ -144,7 +144,7 @@ async fn row_8_a_result_that_was_committed_outlives_its_worker() {
 async fn row_13_a_webhook_that_comes_before_our_own_write_is_believed_and_the_write_merges() {
     rounds(async |round| {
         round.lasting_calls();
-        let worker = round.doomed_listener("AfterPost", "hold:3000").await;
+        let worker = round.doomed_listener("AfterPost", "hold:8000").await;
         round.publish(1).await;
         worker.line(SOON, "failpoint AfterPost").await;
         round.end_calls();
@@ -167,7 +167,7 @@ async fn row_13_what_was_heard_elsewhere_first_stands_and_our_own_write_merges()
         round.lasting_calls();
         // Its answer is held up, and each write is told of; a slot or two may be missed before.
         let told_of: String = (1..10).map(|hit| format!("AfterSettle:{hit}=hold:1,")).collect();
-        let worker = round.doomed_at(&format!("{told_of}AfterPost"), 1, "hold:1500").await;
+        let worker = round.doomed_at(&format!("{told_of}AfterPost"), 1, "hold:6000").await;
         round.publish(1).await;
         worker.line(SOON, "failpoint AfterPost").await;
         let writes = || worker.output().matches("failpoint AfterSettle").count();
