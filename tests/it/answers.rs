@@ -129,7 +129,9 @@ async fn five_unknown_in_a_row_open_the_breaker_and_one_job_tries_whether_it_is_
     stage.sandbox.override_posts(Override::next(6, Action::Close));
     stage.publish(&jobs("unlucky", 5)).await;
     stage.jobs("dialing", Some("unconfirmed"), 5, SOON).await;
-    stage.resume(&["more"]).await;
+    // At once, before the breaker lets the first one through.
+    let resume = "select outdial.set_campaign('more', 'active', null, null)";
+    sqlx::query(resume).execute(&stage.db).await.unwrap();
     // The first probe is closed upon as well: the others wait through both.
     stage.jobs("waiting", Some("provider_unavailable"), 30, SOON).await;
     stage.jobs("dialing", Some("unconfirmed"), 6, SOON).await;

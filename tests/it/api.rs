@@ -433,7 +433,7 @@ async fn an_explanation_over_http_is_that_of_the_command() {
     let (worker, api) = worker(&stage).await;
     stage.publish(&[job("first", "spring", "+14155550100")]).await;
     stage.stands("first", "done", None).await;
-    // Nothing in the last second, nor any more: they are asked one after the other.
+    // Until nothing was called in the last second: then the two tell the same, though one after the other.
     let used = "select count(*) from outdial.grants where slot > now() - interval '2 seconds'";
     eventually(LONG, async || (stage.count(used).await == 0).then_some(())).await;
     let asked = job("x", "spring", "+14155550199");

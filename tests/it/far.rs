@@ -23,6 +23,7 @@ async fn holds(stage: &Stage, jobs: usize, per_second: usize) {
     let phones: HashSet<_> = posts.iter().map(|post| post.phone.clone()).collect();
     assert_eq!((posts.len(), phones.len()), (jobs, jobs), "each callee once");
     stage.within(&[(1, per_second)]).await;
+    stage.most_in_time().await;
 }
 
 /// Fifty at once, and not one connection is open.

@@ -41,8 +41,8 @@ async fn campaigns(stage: &Stage) -> HashMap<String, String> {
     rows.into_iter().collect()
 }
 
-/// No window (calls, seconds) of what `of` names had more calls. What a machine that is busy with other things held up counts for
-/// when its slot was; but most of it came in time.
+/// No window (calls, seconds) of what `of` names had more calls; what a machine that is busy with other things held up counts for
+/// when its slot was.
 async fn holds<'a>(
     stage: &Stage,
     posts: impl IntoIterator<Item = &'a LedgerEntry>,
@@ -51,8 +51,6 @@ async fn holds<'a>(
 ) {
     let windows: Vec<(u64, usize)> = windows.iter().map(|(calls, seconds)| (*seconds, *calls)).collect();
     stage.within_by(posts, of, &windows).await;
-    let (late, all) = (stage.late().await, stage.posts().len());
-    assert!(late * 20 <= all, "{late} of {all} were late");
 }
 
 /// The most calls that any schedule could send from idle in `for_us`.
@@ -86,6 +84,7 @@ async fn three_workers_on_ten_numbers_use_what_is_allowed_and_no_more() {
 
     let arrivals = by(&posts, from);
     holds(&stage, &posts, from_number, &windows).await;
+    stage.most_in_time().await;
     assert_eq!(arrivals.len(), 10);
     let first = posts[0].mono_us;
     let used = posts.iter().filter(|post| post.mono_us < first + 75_000_000).count();
@@ -98,6 +97,7 @@ async fn three_workers_on_ten_numbers_use_what_is_allowed_and_no_more() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn the_allowance_of_a_second_is_used() {
     let stage = allowance_of_a_second(Span { min: 1, max: 5 }).await;
+    stage.most_in_time().await;
     holds(&stage, &stage.posts(), from_number, &[THREE_A_SECOND]).await;
 }
 
@@ -106,6 +106,7 @@ async fn the_allowance_of_a_second_is_used() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn slow_and_uneven_answers_cost_no_allowance() {
     let stage = allowance_of_a_second(Span { min: 200, max: 600 }).await;
+    stage.most_in_time().await;
     holds(&stage, &stage.posts(), from_number, &[THREE_A_SECOND]).await;
 }
 
@@ -113,8 +114,8 @@ async fn slow_and_uneven_answers_cost_no_allowance() {
 const THREE_A_SECOND: (usize, u64) = (3, 1);
 
 async fn allowance_of_a_second(latency_ms: Span) -> Stage {
-    // Nine bursts at the most; seven of them only if a burst follows the last within 1.42 s. Where an answer's half a second, or
-    // more, were taken for the call's way there, it would be six.
+    // Nine bursts at the most; seven of them only if a burst follows the last within 1.42 s. Where the whole of a slow answer were
+    // taken for the call's way there, fewer would go.
     const STRETCH_US: u64 = 8_500_000;
     let stage = Stage::new(SandboxConfig { latency_ms, ..sandbox_config(&numbers(10)) }).await;
     stage.route("per_second = 3", ANY_NUMBER).await;
@@ -160,6 +161,7 @@ async fn a_limit_that_is_lowered_or_raised_holds_at_once() {
     let posts = stage.posted(before + 240, SOON).await;
     stop(workers).await;
     holds(&stage, &posts, from_number, &[(10, 1)]).await;
+    stage.most_in_time().await;
     for (number, arrivals) in by(&posts, from) {
         let most = most_in_window(arrivals, 1);
         assert!(most > 6, "{number} never made more than {most} calls in a second");
@@ -179,7 +181,7 @@ async fn a_call_that_left_late_keeps_the_next_at_a_distance() {
         let stopped = || worker.output().matches("failpoint BeforeWrite").count() == stop;
         eventually(SOON, async || stopped().then_some(())).await;
         // Longer than the slack, and short enough that the next slot is still to come.
-        tokio::time::sleep(Duration::from_millis(300)).await;
+        tokio::time::sleep(Duration::from_millis(150)).await;
         worker.signal(Signal::CONT);
     }
     let posts = stage.posted(8, SOON).await;
@@ -187,12 +189,13 @@ async fn a_call_that_left_late_keeps_the_next_at_a_distance() {
     stop(vec![worker]).await;
     assert!(late >= 3.0, "{late} late");
     // Where it was stopped for long, the next slot had come when it woke: that call left beside the late one.
-    let arrived_late = stage.late_by(&posts).await;
+    let late_us = stage.late_by(&posts).await;
+    let short = |late_us: &[i64]| late_us.iter().all(|us| *us < 500_000);
     let mut kept = 0;
-    for (two, late_us) in posts.windows(2).zip(arrived_late).filter(|(_, late_us)| *late_us < 500_000) {
+    for (two, late_us) in posts.windows(2).zip(late_us.windows(2)).filter(|(_, late_us)| short(late_us)) {
         let apart_us = two[1].mono_us - two[0].mono_us;
-        assert!(apart_us >= 1_000_000, "{apart_us} µs after a call that was {late_us} µs late");
-        kept += usize::from(late_us > 250_000);
+        assert!(apart_us >= 1_000_000, "{apart_us} µs after a call that was {} µs late", late_us[0]);
+        kept += usize::from(late_us[0] > 100_000);
     }
     assert!(kept > 0, "every stop was too long");
 }
@@ -265,6 +268,7 @@ async fn windows_of_campaign_and_account_hold_over_two_workers() {
     holds(&stage, small, |_| Some("small"), &[(3, 1), (20, 60)]).await;
     holds(&stage, &posts, |_| Some("account"), &[(8, 1)]).await;
     holds(&stage, &posts, from_number, &[(5, 1)]).await;
+    stage.most_in_time().await;
 }
 
 /// One number is full for a minute; another campaign has numbers of its own.

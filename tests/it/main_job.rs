@@ -53,6 +53,7 @@ async fn a_thousand_jobs_keep_every_limit_over_two_workers() {
     assert_eq!(posts.iter().map(|p| &p.phone).collect::<HashSet<_>>().len(), 1000);
     assert!(posts.iter().all(|post| pool.iter().any(|n| Some(n) == post.from_phone_number.as_ref())));
     stage.within(&[(1, 3), (60, 60)]).await;
+    stage.most_in_time().await;
     for worker in [one, two] {
         let (status, output) = worker.stop(SOON).await;
         assert!(status.success(), "{output}");

@@ -15,6 +15,7 @@ use sqlx::{Connection, PgConnection};
 use crate::support::{Outdial, database, eventually, given_vhost, own_postgres, own_rabbit, vhost};
 
 const GONE: Duration = Duration::from_secs(15);
+const SOON: Duration = Duration::from_secs(60);
 
 async fn channel(url: &str) -> (AmqpConnection, Channel) {
     let connection = AmqpConnection::connect(url, ConnectionProperties::default()).await.unwrap();
@@ -38,7 +39,7 @@ async fn publish(channel: &Channel, queue: &str, body: &[u8]) {
         let sent = channel.basic_publish("".into(), queue.into(), options, body, persistent).await;
         sent.unwrap().await.unwrap().is_ack().then_some(())
     };
-    eventually(GONE, taken).await;
+    eventually(SOON, taken).await;
 }
 
 async fn take(channel: &Channel, queue: &str) -> Option<Vec<u8>> {

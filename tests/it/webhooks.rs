@@ -74,11 +74,10 @@ async fn calls_end_by_webhooks_alone_on_a_port_of_their_own() {
     stage.jobs("done", None, 100, LONG).await;
     told_rightly(&stage, 100).await;
     stage.nothing_held().await;
-    // The first call after a quiet time is also looked for in the list, once, which may end others, too; those that wait to be
-    // looked up are so all the same.
+    // The first call after a quiet time is also looked for in the list, once. That may end others, whose look-ups still come.
     let looked_up = async || Figures::of(&worker).await.get("polls_total{request=\"call\",result=\"ok\"}");
-    let most = eventually(LONG, async || Some(looked_up().await).filter(|n| *n >= 50.0)).await;
-    assert!(most <= 100.0, "one look-up a call, and no more: {most}");
+    let n = eventually(LONG, async || Some(looked_up().await).filter(|n| *n >= 50.0)).await;
+    assert!(n <= 100.0, "one look-up a call, and no more: {n}");
     assert_eq!(post(&address, "/metrics", "", b"").await, 404, "nothing else is served there");
     stage.stopped(worker).await;
 }

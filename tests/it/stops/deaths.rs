@@ -15,16 +15,19 @@ use crate::support::{Figures, Outdial, assert_discreet, eventually, posts_by_pho
 const LEASE: (&str, &str) = ("OUTDIAL__WORKER__LEASE", "3s");
 
 /// Answers take long enough for calls to be in flight at any moment.
+const LATENCY_MS: Span = Span { min: 150, max: 300 };
+
 fn slow_answers() -> SandboxConfig {
-    SandboxConfig { latency_ms: Span { min: 150, max: 300 }, ..sandbox_config(&numbers(10)) }
+    SandboxConfig { latency_ms: LATENCY_MS, ..sandbox_config(&numbers(10)) }
 }
 
 /// Stops it at a moment when it has calls whose answers are still to come: the other may have all that go for a while.
-async fn stop_while_it_calls(stage: &Stage, worker: &Outdial, worker_no: i64) {
+async fn stop_while_it_calls(stage: &Stage, worker: &Outdial, worker_no: i64, latency_ms: Span) {
     // Since its slot, before which none is sent, less time has passed than the quickest answer takes.
     let calling = format!(
         "select count(*) from outdial.live where worker_no = {worker_no} and state = 'submitting'
-            and slot > clock_timestamp() - interval '100 milliseconds'"
+            and slot > clock_timestamp() - interval '{} milliseconds'",
+        latency_ms.min * 4 / 5
     );
     let caught = async || {
         worker.signal(Signal::STOP);
@@ -49,7 +52,7 @@ async fn of_a_killed_worker_only_the_calls_in_flight_are_unknown_and_nobody_is_r
     let many = jobs("many", 700);
     stage.publish(&many).await;
     stage.posted(200, SOON).await;
-    stop_while_it_calls(&stage, &doomed, doomed_no).await;
+    stop_while_it_calls(&stage, &doomed, doomed_no, latency_ms).await;
     doomed.kill9();
     let died = clock::monotonic();
     let held = format!(
@@ -101,7 +104,7 @@ async fn a_worker_that_slept_through_its_lease_sends_nothing_stale_and_goes_on_a
     let mut many = Vec::new();
     feed(&stage, &["many"], &mut many, 1200).await;
     stage.posted(200, SOON).await;
-    stop_while_it_calls(&stage, &sleeper, sleeper_no).await;
+    stop_while_it_calls(&stage, &sleeper, sleeper_no, LATENCY_MS).await;
     let dead = format!(
         "select count(*) from outdial.workers where worker_no = {sleeper_no} and ended_at is not null"
     );
@@ -134,9 +137,11 @@ async fn a_worker_that_slept_through_its_lease_sends_nothing_stale_and_goes_on_a
     let leaves: HashMap<String, i64> = leaves.into_iter().collect();
     let after = |p: &LedgerEntry| p.at_us - leaves[p.attempt_id.as_ref().unwrap()];
     let late = stage.posts().iter().filter(|p| after(p) > 1_500_000).count() as f64;
-    // One that was stopped between the last look at the clock and the write nobody can hold back; but it is told.
+    // One that was stopped between the last look at the clock and the write nobody can hold back, one of each thread; but it is
+    // told.
+    let threads = std::thread::available_parallelism().unwrap().get() as f64;
     let told = Figures::of(&sleeper).await.get("late_sends_total");
-    assert!(late <= told, "{late} POSTs arrived long after their leave, told were {told}");
+    assert!(late <= told.min(threads), "{late} POSTs arrived long after their leave, told were {told}");
     stage.nothing_held().await;
     stage.stopped(sleeper).await;
     stage.stopped(other).await;

@@ -40,6 +40,7 @@ async fn while_the_broker_is_away_accepted_jobs_go_on_and_nothing_is_lost_or_rep
     tokio::time::sleep(AWAY).await;
     rabbit.resume().unwrap();
     let before = stage.count(taken).await;
+    // To others than those of `held`.
     let late = more("late", 150).split_off(100);
     stage.publish(&late).await;
     let back = clock::monotonic();

@@ -155,6 +155,13 @@ impl Stage {
         within(&self.posts(), from_number, &self.slots().await, windows);
     }
 
+    /// The machine held up some calls, as far as it may; a worker that minds no slot has all of them late.
+    pub async fn most_in_time(&self) {
+        let late = self.late_by(&self.posts()).await;
+        let (late, all) = (late.iter().filter(|us| **us > SLACK_US).count(), late.len());
+        assert!(late * 4 <= all, "{late} of {all} arrived later after their slots than the slack");
+    }
+
     /// The limits of whatever `of` names, over these calls.
     pub async fn within_by<'a>(
         &self,
@@ -163,11 +170,6 @@ impl Stage {
         windows: &[(u64, usize)],
     ) {
         within(posts, of, &self.slots().await, windows);
-    }
-
-    /// How many calls arrived later after their slots than the slack.
-    pub async fn late(&self) -> usize {
-        self.late_by(&self.posts()).await.into_iter().filter(|us| *us > SLACK_US).count()
     }
 
     /// How long after its slot each of these calls arrived, in microseconds.
